@@ -1,0 +1,70 @@
+"""Every error a user can meet.
+
+::
+
+    OnstreamError
+    ├── JobError          (ValueError)       the job file, an option or a setting is wrong
+    ├── ColumnError       (ValueError)       a column cannot be read as its feature declares
+    ├── ShapeError        (ValueError)       an array has another shape than the call needs
+    ├── StreamError       (OSError)          a source cannot be read, or cannot be read from there
+    ├── BadInputError     (RuntimeError)     too large a share of recent rows is bad
+    ├── DivergedError     (ArithmeticError)  loss or gradients keep being NaN or infinite
+    ├── CheckpointError   (OSError)          a checkpoint cannot be written, found or used
+    │   └── DamagedError                     a file of a checkpoint is missing or changed
+    └── MissingExtraError (ImportError)      an optional library is not installed
+
+Each is also the nearest built-in error, carries one message, and can be pickled.
+"""
+
+__all__ = [
+    "BadInputError",
+    "CheckpointError",
+    "ColumnError",
+    "DamagedError",
+    "DivergedError",
+    "JobError",
+    "MissingExtraError",
+    "OnstreamError",
+    "ShapeError",
+    "StreamError",
+]
+
+
+class OnstreamError(Exception):
+    """Root of all errors that onstream raises for a user to meet."""
+
+
+class JobError(OnstreamError, ValueError):
+    """The job file, an option or a setting is wrong."""
+
+
+class ColumnError(OnstreamError, ValueError):
+    """A column cannot be read as its feature declares."""
+
+
+class ShapeError(OnstreamError, ValueError):
+    """An array has another shape than the call needs."""
+
+
+class StreamError(OnstreamError, OSError):
+    """A source cannot be read, or cannot be read from the asked position."""
+
+
+class BadInputError(OnstreamError, RuntimeError):
+    """More than the allowed share of recent rows is bad."""
+
+
+class DivergedError(OnstreamError, ArithmeticError):
+    """Loss or gradients keep being NaN or infinite."""
+
+
+class CheckpointError(OnstreamError, OSError):
+    """A checkpoint cannot be written, found or used."""
+
+
+class DamagedError(CheckpointError):
+    """A file of a checkpoint is missing, shortened or changed."""
+
+
+class MissingExtraError(OnstreamError, ImportError):
+    """An optional library is not installed; the message names the extra to install."""
