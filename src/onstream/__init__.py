@@ -1,0 +1,1 @@
+"""onstream: train a model on a live stream and serve it while it learns."""

@@ -1,0 +1,98 @@
+"""The C++ core: hashing of Arrow columns, and the embedding table with its row optimizers."""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from onstream.contracts import Delta
+
+PARTITIONS: Final[int]
+"""Partitions of a table; `Delta.bounds` has one entry more."""
+
+def salt(name: str) -> int:
+    """Return the 64-bit salt of a feature's name."""
+
+def hash_value(value: int | str | bytes | None, salt: int) -> int:
+    """Return the key of one value: the scalar form of `hash_column`."""
+
+def hash_column(
+    column: Any, salt: int, out: npt.NDArray[np.uint64], max_bytes: int = 65536
+) -> npt.NDArray[np.uint8] | None:
+    """Hash a column to keys, straight from its Arrow buffers.
+
+    Parameters
+    ----------
+    column : object with ``__arrow_c_array__``
+        Integers, booleans, strings, binaries, floats with whole values, dates, times, timestamps, or a
+        dictionary of these.
+    salt : int
+        Sets apart equal values of different features.
+    out : ndarray of uint64, shape (rows,), any stride
+        Receives the keys. A null has a key of its own. No key is 0.
+    max_bytes : int
+        Longest string that is taken.
+
+    Returns
+    -------
+    ndarray of uint8, shape (rows,), or None
+        Why a row has no key: 1, a string longer than `max_bytes`; 2, a float that is no whole number. 0 where
+        it has. None when every row has a key.
+
+    Raises
+    ------
+    ColumnError
+        If the column's type cannot be hashed; the message names the type.
+    ShapeError
+        If `out` has other than the column's number of rows.
+
+    Notes
+    -----
+    Integers of one feature never share a key. An integer and its canonical decimal text ("-7", "0", "42", not
+    "042" or "+42") have the same key, in every integer and string type; so have 5 and 5.0. The GIL is released.
+    """
+
+class Table:
+    """Rows of float32 by 64-bit key, each with the state of its optimizer, last-seen time and count.
+
+    `onstream.tables.Table` is the form for users; see there for the meaning of each argument.
+    """
+
+    dim: int
+    state_width: int
+
+    def __init__(
+        self,
+        dim: int,
+        slices: list[dict[str, Any]],
+        initial: dict[str, Any],
+        admission: dict[str, Any] | None,
+        ttl_s: int,
+        seed: int,
+        threads: int,
+    ) -> None: ...
+    def pull(
+        self, keys: npt.NDArray[np.uint64], out: npt.NDArray[np.float32], now: int, learn: bool
+    ) -> None: ...
+    def push(self, keys: npt.NDArray[np.uint64], grads: npt.NDArray[np.float32]) -> None: ...
+    def cut(self) -> Delta: ...
+    def cut_candidates(self) -> Delta: ...
+    def evict(self, now: int, max_rows: int) -> int: ...
+    def load(
+        self,
+        keys: npt.NDArray[np.uint64],
+        seen: npt.NDArray[np.uint32],
+        count: npt.NDArray[np.uint32],
+        weights: npt.NDArray[np.float32],
+        state: npt.NDArray[np.float32],
+        touched: bool,
+    ) -> None: ...
+    def load_candidates(
+        self, keys: npt.NDArray[np.uint64], seen: npt.NDArray[np.uint32], count: npt.NDArray[np.uint32]
+    ) -> None: ...
+    def remove(self, keys: npt.NDArray[np.uint64]) -> int: ...
+    def sketch(self) -> tuple[npt.NDArray[np.uint8], int]: ...
+    def load_sketch(self, cells: npt.NDArray[np.uint8], draws: int) -> None: ...
+    def __len__(self) -> int: ...
+    def num_candidates(self) -> int: ...
+    def size_bytes(self) -> int: ...
