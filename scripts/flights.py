@@ -111,7 +111,7 @@ def outcome(flights: pa.Table, zones: dict[str, str]) -> dict[str, pa.Array]:
 
 
 def arrival(flights: pa.Table, zones: dict[str, str]) -> pa.Array:
-    """Return the instant of arrival: the first after departure at which the destination's clock shows arr_time."""
+    """Return the first instant after departure at which the destination's clock shows arr_time."""
     known = flights["arr_delay"].is_valid().to_numpy()
     arrived = np.full(flights.num_rows, np.datetime64("NaT"), "datetime64[m]")
     dest = flights["dest"].to_numpy()
