@@ -1,0 +1,95 @@
+// Memory for rows: taken in growing regions, handed out in blocks, never moved.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <utility>
+#include <vector>
+
+namespace onstream {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+// Zeroed memory straight from the system. Large pieces ask for huge pages: rows are read at random, and with
+// small pages every read would also miss the translation buffer.
+class Pages {
+  public:
+    Pages() = default;
+    explicit Pages(size_t bytes) {
+        if (bytes == 0) return;
+        const bool huge = bytes >= kHugePage;
+        size_ = huge ? (bytes + kHugePage - 1) / kHugePage * kHugePage : bytes;
+        mapped_ = size_ + (huge ? kHugePage : 0);
+        base_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (base_ == MAP_FAILED) {
+            base_ = nullptr;
+            throw std::bad_alloc();
+        }
+        auto at = reinterpret_cast<uintptr_t>(base_);
+        if (huge) at = (at + kHugePage - 1) / kHugePage * kHugePage;
+        data_ = reinterpret_cast<std::byte*>(at);
+#ifdef MADV_HUGEPAGE
+        if (huge) madvise(data_, size_, MADV_HUGEPAGE);
+#endif
+    }
+    Pages(Pages&& other) noexcept { swap(other); }
+    Pages& operator=(Pages&& other) noexcept {
+        swap(other);
+        return *this;
+    }
+    ~Pages() {
+        if (base_ != nullptr) munmap(base_, mapped_);
+    }
+
+    std::byte* data() const { return data_; }
+    size_t size() const { return size_; }
+
+  private:
+    void swap(Pages& other) {
+        std::swap(base_, other.base_);
+        std::swap(mapped_, other.mapped_);
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
+    }
+
+    void* base_ = nullptr;
+    size_t mapped_ = 0;
+    std::byte* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+// Hands out blocks of one size. Regions double up to a bound, so a small table is small and a large one has
+// few of them.
+class Arena {
+  public:
+    explicit Arena(size_t block_bytes) : block_(block_bytes) {}
+
+    std::byte* block() {
+        if (used_ + block_ > current_) {
+            const size_t wanted = regions_.empty() ? 4 * block_ : 2 * current_;
+            current_ = wanted < kLargest ? wanted : kLargest;
+            if (current_ < block_) current_ = block_;
+            regions_.emplace_back(current_);
+            used_ = 0;
+        }
+        std::byte* at = regions_.back().data() + used_;
+        used_ += block_;
+        blocks_ += 1;
+        return at;
+    }
+
+    size_t size_bytes() const { return blocks_ * block_; }
+
+  private:
+    static constexpr size_t kLargest = size_t{64} << 20;
+    size_t block_;
+    size_t current_ = 0;
+    size_t used_ = 0;
+    size_t blocks_ = 0;
+    std::vector<Pages> regions_;
+};
+
+}  // namespace onstream

@@ -1,0 +1,480 @@
+#include "table.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "threads.h"
+
+namespace onstream {
+namespace {
+
+constexpr uint32_t kNone = Partition::kNone;
+
+// Below this many keys one thread is faster than waking another.
+constexpr size_t kFewKeys = 4096;
+
+// Look-ups under way at once: enough to cover a memory latency, few enough for the line fill buffers.
+constexpr size_t kAhead = 16;
+
+constexpr uint32_t kSketchDepth = 4;
+constexpr uint32_t kMostCount = 255;
+
+// Rows looked at for expiry for each key of a learning pull: more than can be created, so memory is bounded.
+constexpr uint64_t kSweptPerKey = 2;
+
+double unit(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
+
+void copy_row(float* to, const float* from, uint32_t dim) {
+    // A fixed size lets the compiler keep the usual row in registers.
+    if (dim == 16) {
+        std::memcpy(to, from, 64);
+    } else {
+        std::memcpy(to, from, 4 * size_t{dim});
+    }
+}
+
+}  // namespace
+
+Table::Table(const Config& config) : config_(config) {
+    uint32_t offset = 0;
+    for (Slice& slice : config_.slices) {
+        slice.offset = offset;
+        slice.state_offset = state_width_;
+        slice.state_width = onstream::state_width(slice.optimizer, slice.width, slice.momentum);
+        offset += slice.width;
+        state_width_ += slice.state_width;
+    }
+    rows_.reserve(kPartitions);
+    for (uint32_t p = 0; p < kPartitions; ++p) rows_.emplace_back(config_.dim + state_width_);
+    if (config_.admission.kind == Admission::kSeen) {
+        candidates_.reserve(kPartitions);
+        for (uint32_t p = 0; p < kPartitions; ++p) candidates_.emplace_back(0);
+    }
+    if (config_.admission.kind == Admission::kSketch) {
+        sketch_.resize(size_t{kPartitions} * kSketchDepth * config_.admission.cells);
+    }
+    counters_.resize(1 + kPartitions);
+}
+
+int Table::threads_for(size_t n) const { return n < kFewKeys ? 1 : config_.threads; }
+
+uint64_t Table::size() const {
+    uint64_t rows = 0;
+    for (const Partition& p : rows_) rows += p.size();
+    return rows;
+}
+
+uint64_t Table::num_candidates() const {
+    uint64_t rows = 0;
+    for (const Partition& p : candidates_) rows += p.size();
+    return rows;
+}
+
+uint64_t Table::size_bytes() const {
+    uint64_t bytes = sketch_.size();
+    for (const Partition& p : rows_) bytes += p.size_bytes();
+    for (const Partition& p : candidates_) bytes += p.size_bytes();
+    return bytes;
+}
+
+void Table::birth(uint64_t key, float* weights) const {
+    const Initial& initial = config_.initial;
+    if (initial.kind == Initial::kConstant) {
+        std::fill(weights, weights + config_.dim, initial.a);
+        return;
+    }
+    const uint64_t start = mix(key ^ mix(config_.seed));
+    for (uint32_t j = 0; j < config_.dim; ++j) {
+        const uint64_t bits = mix(start + j);
+        if (initial.kind == Initial::kUniform) {
+            weights[j] = static_cast<float>(initial.a + (initial.b - initial.a) * unit(bits));
+        } else {
+            // Box, Muller 1958; 1 - u keeps the logarithm finite.
+            const double radius = std::sqrt(-2 * std::log(1 - unit(bits)));
+            const double angle = 2 * 3.14159265358979323846 * unit(mix(bits));
+            weights[j] = static_cast<float>(initial.a + initial.b * radius * std::cos(angle));
+        }
+    }
+}
+
+// A stable counting sort of the positions by partition. Each thread takes a range of positions, so all writes
+// of a thread go to its own cache lines.
+void Table::group(const uint64_t* keys, size_t n) {
+    plan_.keys.resize(n);
+    plan_.grouped.resize(n);
+    plan_.positions.resize(n);
+    plan_.slots.resize(n);
+    plan_.distinct.resize(n);
+    plan_.weights.resize(n);
+    const int threads = threads_for(n);
+    const size_t ranges = static_cast<size_t>(threads);
+    std::vector<uint32_t> starts(ranges * kPartitions);
+    for_each_item(threads, ranges, [&](size_t r) {
+        uint32_t counts[kPartitions] = {};
+        const size_t end = n * (r + 1) / ranges;
+        for (size_t i = n * r / ranges; i < end; ++i) {
+            plan_.keys[i] = keys[i];
+            if (keys[i] != kNoRow) counts[partition_of(spread(keys[i]))] += 1;
+        }
+        std::copy(counts, counts + kPartitions, &starts[r * kPartitions]);
+    });
+    uint32_t at = 0;
+    for (uint32_t p = 0; p < kPartitions; ++p) {
+        plan_.bounds[p] = at;
+        for (size_t r = 0; r < ranges; ++r) {
+            const uint32_t count = starts[r * kPartitions + p];
+            starts[r * kPartitions + p] = at;
+            at += count;
+        }
+    }
+    plan_.bounds[kPartitions] = at;
+    for_each_item(threads, ranges, [&](size_t r) {
+        uint32_t next[kPartitions];
+        std::copy(&starts[r * kPartitions], &starts[r * kPartitions] + kPartitions, next);
+        const size_t end = n * (r + 1) / ranges;
+        for (size_t i = n * r / ranges; i < end; ++i) {
+            if (keys[i] == kNoRow) {
+                plan_.slots[i] = kNone;
+                continue;
+            }
+            const uint64_t spread_key = spread(keys[i]);
+            const uint32_t slot = next[partition_of(spread_key)]++;
+            plan_.grouped[slot] = spread_key;
+            plan_.positions[slot] = static_cast<uint32_t>(i);
+            plan_.slots[i] = slot;
+        }
+    });
+}
+
+// `spread` is a bijection, so equal spread keys are equal keys.
+void Table::find_distinct(uint32_t p) {
+    Part& part = plan_.parts[p];
+    const uint32_t begin = plan_.bounds[p];
+    const uint32_t end = plan_.bounds[p + 1];
+    part.keys.clear();
+    part.spreads.clear();
+    part.counts.clear();
+    uint32_t bits = 4;
+    while ((size_t{1} << bits) < size_t{2} * (end - begin)) bits += 1;
+    part.scratch.assign(size_t{1} << bits, 0);
+    const uint32_t mask = (1u << bits) - 1;
+    for (uint32_t slot = begin; slot < end; ++slot) {
+        const uint64_t spread_key = plan_.grouped[slot];
+        // The partition took the lowest bits; the index of the table will take the highest.
+        uint32_t at = static_cast<uint32_t>(spread_key >> 8) & mask;
+        while (part.scratch[at] != 0 && part.spreads[part.scratch[at] - 1] != spread_key) at = (at + 1) & mask;
+        if (part.scratch[at] == 0) {
+            part.spreads.push_back(spread_key);
+            part.keys.push_back(plan_.keys[plan_.positions[slot]]);
+            part.counts.push_back(0);
+            part.scratch[at] = static_cast<uint32_t>(part.spreads.size());
+        }
+        const uint32_t which = part.scratch[at] - 1;
+        part.counts[which] += 1;
+        plan_.distinct[slot] = which;
+    }
+}
+
+// Finds the rows of a part's distinct keys, many look-ups overlapping: ask for the index slot of one, read the
+// slot of an earlier one and ask for its row, and use the row of a still earlier one.
+void Table::look_up(uint32_t p, uint32_t now, bool learn) {
+    Part& part = plan_.parts[p];
+    Partition& rows = rows_[p];
+    const size_t n = part.keys.size();
+    part.ids.resize(n);
+    for (size_t i = 0; i < n + 2 * kAhead; ++i) {
+        if (i < n) rows.prefetch_slot(part.spreads[i]);
+        if (i >= kAhead && i - kAhead < n) {
+            const size_t k = i - kAhead;
+            part.ids[k] = rows.guess(part.spreads[k]);
+            if (part.ids[k] != kNone) rows.prefetch_row(part.ids[k]);
+        }
+        if (i >= 2 * kAhead) {
+            const size_t k = i - 2 * kAhead;
+            part.ids[k] = settle(rows, p, k, part.ids[k], now, learn);
+        }
+    }
+    if (learn) {
+        const uint64_t budget = kSweptPerKey * (plan_.bounds[p + 1] - plan_.bounds[p]) + 1;
+        rows.sweep(now, config_.ttl, budget);
+        if (!candidates_.empty()) candidates_[p].sweep(now, config_.ttl, budget);
+    }
+}
+
+// The row of one distinct key, or kNone.
+uint32_t Table::settle(Partition& rows, uint32_t p, size_t i, uint32_t guess, uint32_t now, bool learn) {
+    Part& part = plan_.parts[p];
+    const uint64_t key = part.keys[i];
+    uint32_t id = guess;
+    // The guess knew the tag alone, and rows may have come and gone since.
+    if (id != kNone && rows.row(id)->key != key) id = rows.find(key, part.spreads[i]);
+    if (id != kNone && rows.row(id)->expired(now, config_.ttl)) {
+        if (learn) rows.erase(id, part.spreads[i]);
+        id = kNone;
+    }
+    if (!learn) return id;
+    uint32_t sights = part.counts[i];
+    if (id == kNone) {
+        if (!admit(p, key, part.spreads[i], part.counts[i], now, sights)) return kNone;
+        id = rows.create(key, part.spreads[i], now);
+        float* weights = rows.row(id)->floats();
+        birth(key, weights);
+        for (const Slice& slice : config_.slices) begin_state(slice, weights, weights + config_.dim);
+    }
+    Row* row = rows.row(id);
+    row->add_sights(sights);
+    row->seen = std::max(row->seen, now);
+    rows.touch(id);
+    return id;
+}
+
+// Whether a key without a row gets one now, having occurred `times` times in this batch. `sights` becomes how
+// often it was seen in all, where that is known.
+bool Table::admit(uint32_t p, uint64_t key, uint64_t spread_key, uint32_t times, uint32_t now, uint32_t& sights) {
+    const Admission& admission = config_.admission;
+    if (admission.kind == Admission::kAlways) return true;
+    if (admission.kind == Admission::kChance) {
+        // Poisson inclusion (McMahan et al. 2013, 3.1.1): each sight admits with the same probability.
+        const double chance = 1 - std::pow(1 - admission.probability, times);
+        return unit(mix(key ^ mix(config_.seed + counters_[0]))) < chance;
+    }
+    if (admission.kind == Admission::kSeen) {
+        Partition& waiting = candidates_[p];
+        uint32_t id = waiting.find(key, spread_key);
+        if (id != kNone && waiting.row(id)->expired(now, config_.ttl)) {
+            waiting.erase(id, spread_key);
+            id = kNone;
+        }
+        if (id == kNone) id = waiting.create(key, spread_key, now);
+        Row* row = waiting.row(id);
+        row->add_sights(times);
+        row->seen = std::max(row->seen, now);
+        waiting.touch(id);
+        if (row->count < admission.times) return false;
+        sights = row->count;
+        waiting.erase(id, spread_key);
+        return true;
+    }
+    // Count-min with conservative update (Estan, Varghese 2002): only the smallest cells grow.
+    uint8_t* cells = &sketch_[size_t{p} * kSketchDepth * admission.cells];
+    uint8_t* own[kSketchDepth];
+    uint32_t least = kMostCount;
+    for (uint32_t d = 0; d < kSketchDepth; ++d) {
+        own[d] = cells + size_t{d} * admission.cells + (mix(spread_key + d) & (admission.cells - 1));
+        least = std::min<uint32_t>(least, *own[d]);
+    }
+    const uint32_t grown = std::min(least + times, kMostCount);
+    for (uint8_t* cell : own) *cell = static_cast<uint8_t>(std::max<uint32_t>(*cell, grown));
+    // Ages by halving once as many sights were added as a row has cells, so an endless stream does not fill it.
+    uint64_t& added = counters_[1 + p];
+    added += times;
+    if (added >= admission.cells) {
+        added = 0;
+        const size_t total = size_t{kSketchDepth} * admission.cells;
+        for (size_t c = 0; c < total; ++c) cells[c] >>= 1;
+    }
+    sights = grown;
+    return grown >= admission.times;
+}
+
+// Notes for every slot of a part where its weights lie.
+void Table::point(uint32_t p) {
+    Part& part = plan_.parts[p];
+    const uint32_t dim = config_.dim;
+    size_t unborn = 0;
+    for (const uint32_t id : part.ids) unborn += id == kNone;
+    part.unborn.resize(unborn * dim);
+    // `steps` serves as the list of pointers by distinct key; push fills in the gradients.
+    part.steps.resize(part.ids.size());
+    float* next = part.unborn.data();
+    for (size_t i = 0; i < part.ids.size(); ++i) {
+        if (part.ids[i] != kNone) {
+            part.steps[i] = {rows_[p].row(part.ids[i])->floats(), nullptr};
+            continue;
+        }
+        birth(part.keys[i], next);
+        part.steps[i] = {next, nullptr};
+        next += dim;
+    }
+    for (uint32_t slot = plan_.bounds[p]; slot < plan_.bounds[p + 1]; ++slot) {
+        plan_.weights[slot] = part.steps[plan_.distinct[slot]].weights;
+    }
+}
+
+void Table::pull(const uint64_t* keys, size_t n, float* out, uint32_t now, bool learn) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    const uint32_t dim = config_.dim;
+    const int threads = threads_for(n);
+    group(keys, n);
+    if (learn) counters_[0] += 1;
+    for_each_item(threads, kPartitions, [&](size_t p) {
+        find_distinct(static_cast<uint32_t>(p));
+        look_up(static_cast<uint32_t>(p), now, learn);
+        point(static_cast<uint32_t>(p));
+    });
+    // Rows are written by ranges of positions, not by partition: with narrow rows many share a cache line.
+    const size_t ranges = static_cast<size_t>(threads) * 4;
+    for_each_item(threads, ranges, [&](size_t r) {
+        const size_t end = n * (r + 1) / ranges;
+        for (size_t i = n * r / ranges; i < end; ++i) {
+            if (i + kAhead < end && plan_.slots[i + kAhead] != kNone) {
+                __builtin_prefetch(plan_.weights[plan_.slots[i + kAhead]]);
+            }
+            float* to = out + i * dim;
+            if (plan_.slots[i] == kNone) {
+                std::fill(to, to + dim, 0.0f);
+            } else {
+                copy_row(to, plan_.weights[plan_.slots[i]], dim);
+            }
+        }
+    });
+    // Only a learning pull has marked its rows as touched.
+    plan_.fresh = learn;
+}
+
+void Table::push(const uint64_t* keys, size_t n, const float* grads) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    const uint32_t dim = config_.dim;
+    const int threads = threads_for(n);
+    // The usual push follows the pull of the same keys; then everything is known already.
+    const bool known = plan_.fresh && plan_.keys.size() == n && std::memcmp(plan_.keys.data(), keys, n * 8) == 0;
+    if (!known) group(keys, n);
+    for_each_item(threads, kPartitions, [&](size_t item) {
+        const auto p = static_cast<uint32_t>(item);
+        Part& part = plan_.parts[p];
+        if (!known) {
+            find_distinct(p);
+            look_up(p, 0, false);
+            for (const uint32_t id : part.ids) {
+                if (id != kNone) rows_[p].touch(id);
+            }
+            point(p);
+        }
+        size_t repeated = 0;
+        for (const uint32_t count : part.counts) repeated += count > 1;
+        part.sums.resize(repeated * dim);
+        float* next = part.sums.data();
+        for (Step& step : part.steps) step.grad = nullptr;
+        for (uint32_t slot = plan_.bounds[p]; slot < plan_.bounds[p + 1]; ++slot) {
+            const uint32_t which = plan_.distinct[slot];
+            const float* grad = grads + size_t{plan_.positions[slot]} * dim;
+            Step& step = part.steps[which];
+            if (step.grad == nullptr) {
+                if (part.counts[which] == 1) {
+                    step.grad = grad;
+                    continue;
+                }
+                copy_row(next, grad, dim);
+                step.grad = next;
+                next += dim;
+                continue;
+            }
+            auto* __restrict sum = const_cast<float*>(step.grad);
+            for (uint32_t j = 0; j < dim; ++j) sum[j] += grad[j];
+        }
+        size_t kept = 0;
+        for (size_t i = 0; i < part.steps.size(); ++i) {
+            if (part.ids[i] != kNone) part.steps[kept++] = part.steps[i];
+        }
+        for (const Slice& slice : config_.slices) apply(slice, dim, part.steps.data(), kept);
+    });
+    plan_.fresh = false;
+}
+
+Cut Table::changed(bool candidates) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    Cut cut;
+    if (candidates && candidates_.empty()) return cut;
+    for_each_item(threads_for(kFewKeys), kPartitions, [&](size_t p) {
+        const Partition& part = partition(candidates, static_cast<uint32_t>(p));
+        cut.ids[p] = part.touched();
+        cut.deleted[p] = part.deleted();
+    });
+    return cut;
+}
+
+void Table::take(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen, uint32_t* count, float* weights,
+                 float* state) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (candidates && candidates_.empty()) return;
+    // A push that follows must mark its rows as touched again.
+    plan_.fresh = false;
+    const uint32_t dim = candidates ? 0 : config_.dim;
+    const uint32_t width = candidates ? 0 : state_width_;
+    size_t starts[kPartitions + 1] = {};
+    for (uint32_t p = 0; p < kPartitions; ++p) starts[p + 1] = starts[p] + cut.ids[p].size();
+    for_each_item(threads_for(starts[kPartitions]), kPartitions, [&](size_t p) {
+        Partition& part = partition(candidates, static_cast<uint32_t>(p));
+        const std::vector<uint32_t>& ids = cut.ids[p];
+        for (size_t i = 0, at = starts[p]; i < ids.size(); ++i, ++at) {
+            if (i + kAhead < ids.size()) part.prefetch_row(ids[i + kAhead]);
+            Row* row = part.row(ids[i]);
+            keys[at] = row->key;
+            seen[at] = row->seen;
+            count[at] = row->count;
+            std::memcpy(weights + at * dim, row->floats(), 4 * size_t{dim});
+            std::memcpy(state + at * width, row->floats() + dim, 4 * size_t{width});
+        }
+        part.cut_done();
+    });
+}
+
+uint64_t Table::evict(uint32_t now, uint64_t max_rows) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    plan_.fresh = false;
+    uint64_t erased = 0;
+    for (uint32_t p = 0; p < kPartitions; ++p) {
+        erased += rows_[p].sweep(now, config_.ttl, max_rows / kPartitions + 1);
+        if (!candidates_.empty()) candidates_[p].sweep(now, config_.ttl, max_rows / kPartitions + 1);
+    }
+    return erased;
+}
+
+void Table::load(bool candidates, size_t n, const uint64_t* keys, const uint32_t* seen, const uint32_t* count,
+                 const float* weights, const float* state, bool touched) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    plan_.fresh = false;
+    const uint32_t dim = candidates ? 0 : config_.dim;
+    const uint32_t width = candidates ? 0 : state_width_;
+    for (size_t i = 0; i < n; ++i) {
+        if (i + kAhead < n) {
+            const uint64_t later = spread(keys[i + kAhead]);
+            partition(candidates, partition_of(later)).prefetch_slot(later);
+        }
+        if (keys[i] == kNoRow) continue;
+        const uint64_t spread_key = spread(keys[i]);
+        Partition& part = partition(candidates, partition_of(spread_key));
+        uint32_t id = part.find(keys[i], spread_key);
+        const bool fresh = id == kNone;
+        if (fresh) id = part.create(keys[i], spread_key, seen[i]);
+        Row* row = part.row(id);
+        row->seen = seen[i];
+        row->count = count[i];
+        std::memcpy(row->floats(), weights + i * dim, 4 * size_t{dim});
+        std::memcpy(row->floats() + dim, state + i * width, 4 * size_t{width});
+        if (touched) part.touch(id);
+    }
+    // Rows that come from a checkpoint are not news for the next one.
+    if (!touched) {
+        for (uint32_t p = 0; p < kPartitions; ++p) partition(candidates, p).cut_done();
+    }
+}
+
+uint64_t Table::remove(bool candidates, const uint64_t* keys, size_t n) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    plan_.fresh = false;
+    uint64_t removed = 0;
+    for (size_t i = 0; i < n; ++i) {
+        if (candidates && candidates_.empty()) break;
+        const uint64_t spread_key = spread(keys[i]);
+        Partition& part = partition(candidates, partition_of(spread_key));
+        const uint32_t id = part.find(keys[i], spread_key);
+        if (id == kNone) continue;
+        part.erase(id, spread_key);
+        removed += 1;
+    }
+    return removed;
+}
+
+}  // namespace onstream

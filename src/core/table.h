@@ -1,0 +1,122 @@
+// The embedding table: rows by key, moved by their optimizers.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "optimizers.h"
+#include "rows.h"
+
+namespace onstream {
+
+// How the weights of a new row are drawn, from a hash of its key and the seed.
+struct Initial {
+    enum Kind { kConstant, kUniform, kNormal } kind = kConstant;
+    float a = 0;  // constant; low; mean
+    float b = 0;  // high; standard deviation
+};
+
+// When a key gets a row.
+struct Admission {
+    enum Kind { kAlways, kSeen, kSketch, kChance } kind = kAlways;
+    uint32_t times = 1;        // kSeen, kSketch
+    uint32_t cells = 0;        // kSketch: cells of one partition's sketch row, a power of two
+    double probability = 1.0;  // kChance
+};
+
+struct Config {
+    uint32_t dim = 0;
+    std::vector<Slice> slices;
+    Initial initial;
+    Admission admission;
+    uint32_t ttl = 0;  // seconds of event time; 0: rows do not expire
+    uint64_t seed = 0;
+    int threads = 1;
+};
+
+// What changed since the last cut, by partition.
+struct Cut {
+    std::vector<uint32_t> ids[kPartitions];
+    std::vector<uint64_t> deleted[kPartitions];
+};
+
+class Table {
+  public:
+    explicit Table(const Config& config);
+
+    uint32_t dim() const { return config_.dim; }
+    uint32_t state_width() const { return state_width_; }
+
+    // out: (n, dim). Key 0 reads as zeros. A key without a row reads as the row that it would be born with.
+    void pull(const uint64_t* keys, size_t n, float* out, uint32_t now, bool learn);
+
+    // grads: (n, dim). Keys without a row are passed over.
+    void push(const uint64_t* keys, size_t n, const float* grads);
+
+    // A cut in two steps, so that the caller can allocate between them: the rows that changed, and their
+    // copies in the order of the partitions. Nothing else may happen to the table in between.
+    Cut changed(bool candidates);
+    void take(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen, uint32_t* count, float* weights,
+              float* state);
+
+    uint64_t evict(uint32_t now, uint64_t max_rows);
+    void load(bool candidates, size_t n, const uint64_t* keys, const uint32_t* seen, const uint32_t* count,
+              const float* weights, const float* state, bool touched);
+    uint64_t remove(bool candidates, const uint64_t* keys, size_t n);
+
+    std::vector<uint8_t>& sketch() { return sketch_; }
+    std::vector<uint64_t>& counters() { return counters_; }
+
+    uint64_t size() const;
+    uint64_t num_candidates() const;
+    uint64_t size_bytes() const;
+
+  private:
+    // What one pull found out about the keys of one partition; the push that follows needs it again.
+    struct Part {
+        std::vector<uint64_t> keys;     // distinct keys, in order of occurrence
+        std::vector<uint64_t> spreads;  // spread(key)
+        std::vector<uint32_t> ids;      // their rows, or kNone
+        std::vector<uint32_t> counts;   // occurrences
+        std::vector<float> unborn;      // rows that are read but do not exist
+        std::vector<uint32_t> scratch;  // hash set of the distinct keys
+        std::vector<float> sums;        // push: gradients of keys that occur more than once
+        std::vector<Step> steps;
+    };
+
+    // Keys of one batch, grouped by partition, in order of occurrence within each.
+    struct Plan {
+        std::vector<uint64_t> keys;        // (n,) as they came
+        std::vector<uint64_t> grouped;     // (n,) spread keys by slot
+        std::vector<uint32_t> positions;   // (n,) position of a slot
+        std::vector<uint32_t> slots;       // (n,) slot of a position; kNone for key 0
+        std::vector<uint32_t> distinct;    // (n,) number among its part's distinct keys, by slot
+        std::vector<const float*> weights; // (n,) where a slot reads its row
+        uint32_t bounds[kPartitions + 1] = {};
+        std::vector<Part> parts{kPartitions};
+        bool fresh = false;  // ids are those of the rows as they are now
+    };
+
+    int threads_for(size_t n) const;
+    void group(const uint64_t* keys, size_t n);
+    void find_distinct(uint32_t p);
+    void look_up(uint32_t p, uint32_t now, bool learn);
+    uint32_t settle(Partition& rows, uint32_t p, size_t i, uint32_t guess, uint32_t now, bool learn);
+    bool admit(uint32_t p, uint64_t key, uint64_t spread_key, uint32_t times, uint32_t now, uint32_t& sights);
+    void point(uint32_t p);
+    void birth(uint64_t key, float* weights) const;
+    Partition& partition(bool candidates, uint32_t p) { return candidates ? candidates_[p] : rows_[p]; }
+
+    Config config_;
+    uint32_t state_width_ = 0;
+    std::vector<Partition> rows_;
+    std::vector<Partition> candidates_;  // keys that wait for admission: rows without floats
+    std::vector<uint8_t> sketch_;        // (partitions, depth, cells), count-min
+    std::vector<uint64_t> counters_;     // [0]: learning pulls; [1 + p]: additions to the sketch of p since aged
+    Plan plan_;
+    std::mutex mutex_;
+};
+
+}  // namespace onstream
