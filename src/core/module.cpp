@@ -169,11 +169,11 @@ void check_rows(const char* what, size_t rows, size_t width, size_t n, size_t di
     }
 }
 
-nb::tuple cut(Table& table, bool candidates) {
+nb::tuple cut(Table& table, bool candidates, bool all) {
     Cut changed;
     {
         nb::gil_scoped_release release;
-        changed = table.changed(candidates);
+        changed = table.choose(candidates, all);
     }
     auto bounds = make<int64_t>({kPartitions + 1});
     auto deleted_bounds = make<int64_t>({kPartitions + 1});
@@ -199,7 +199,8 @@ nb::tuple cut(Table& table, bool candidates) {
     float* state_at = state.data();
     {
         nb::gil_scoped_release release;
-        table.take(candidates, changed, keys_at, seen_at, count_at, weights_at, state_at);
+        table.copy(candidates, changed, keys_at, seen_at, count_at, weights_at, state_at);
+        if (!all) table.cut_done(candidates);
     }
     return nb::make_tuple(keys, seen, count, weights, state, deleted, bounds, deleted_bounds);
 }
@@ -250,7 +251,7 @@ NB_MODULE(core, m) {
                  table.push(keys.data(), keys.shape(0), grads.data());
              },
              "keys"_a, "grads"_a)
-        .def("cut", &cut, "candidates"_a)
+        .def("cut", &cut, "candidates"_a, "all"_a)
         .def("evict", &Table::evict, "now"_a, "max_rows"_a, nb::call_guard<nb::gil_scoped_release>())
         .def("load", &load, "candidates"_a, "keys"_a, "seen"_a, "count"_a, "weights"_a, "state"_a, "touched"_a)
         .def("remove",

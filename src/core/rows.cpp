@@ -156,6 +156,15 @@ std::vector<uint32_t> Partition::touched() const {
     return ids;
 }
 
+std::vector<uint32_t> Partition::all() const {
+    std::vector<uint32_t> ids;
+    ids.reserve(size_);
+    for (uint32_t id = 0; id < ids_; ++id) {
+        if (row(id)->key != kNoRow) ids.push_back(id);
+    }
+    return ids;
+}
+
 void Partition::cut_done() {
     std::fill(touched_.begin(), touched_.end(), 0);
     deleted_.clear();

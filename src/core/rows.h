@@ -61,6 +61,7 @@ class Partition {
 
     // What changed since the last cut; cut_done forgets it.
     std::vector<uint32_t> touched() const;
+    std::vector<uint32_t> all() const;
     std::vector<uint64_t> deleted() const;
     void cut_done();
 

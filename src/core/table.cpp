@@ -382,24 +382,22 @@ void Table::push(const uint64_t* keys, size_t n, const float* grads) {
     plan_.fresh = false;
 }
 
-Cut Table::changed(bool candidates) {
+Cut Table::choose(bool candidates, bool all) {
     std::lock_guard<std::mutex> guard(mutex_);
     Cut cut;
     if (candidates && candidates_.empty()) return cut;
     for_each_item(threads_for(kFewKeys), kPartitions, [&](size_t p) {
         const Partition& part = partition(candidates, static_cast<uint32_t>(p));
-        cut.ids[p] = part.touched();
-        cut.deleted[p] = part.deleted();
+        cut.ids[p] = all ? part.all() : part.touched();
+        if (!all) cut.deleted[p] = part.deleted();
     });
     return cut;
 }
 
-void Table::take(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen, uint32_t* count, float* weights,
+void Table::copy(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen, uint32_t* count, float* weights,
                  float* state) {
     std::lock_guard<std::mutex> guard(mutex_);
     if (candidates && candidates_.empty()) return;
-    // A push that follows must mark its rows as touched again.
-    plan_.fresh = false;
     const uint32_t dim = candidates ? 0 : config_.dim;
     const uint32_t width = candidates ? 0 : state_width_;
     size_t starts[kPartitions + 1] = {};
@@ -416,8 +414,15 @@ void Table::take(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen
             std::memcpy(weights + at * dim, row->floats(), 4 * size_t{dim});
             std::memcpy(state + at * width, row->floats() + dim, 4 * size_t{width});
         }
-        part.cut_done();
     });
+}
+
+void Table::cut_done(bool candidates) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    // A push that follows must mark its rows as touched again.
+    plan_.fresh = false;
+    if (candidates && candidates_.empty()) return;
+    for (uint32_t p = 0; p < kPartitions; ++p) partition(candidates, p).cut_done();
 }
 
 uint64_t Table::evict(uint32_t now, uint64_t max_rows) {

@@ -36,7 +36,7 @@ struct Config {
     int threads = 1;
 };
 
-// What changed since the last cut, by partition.
+// Which rows a cut takes and which keys are gone, by partition.
 struct Cut {
     std::vector<uint32_t> ids[kPartitions];
     std::vector<uint64_t> deleted[kPartitions];
@@ -55,11 +55,13 @@ class Table {
     // grads: (n, dim). Keys without a row are passed over.
     void push(const uint64_t* keys, size_t n, const float* grads);
 
-    // A cut in two steps, so that the caller can allocate between them: the rows that changed, and their
-    // copies in the order of the partitions. Nothing else may happen to the table in between.
-    Cut changed(bool candidates);
-    void take(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen, uint32_t* count, float* weights,
+    // A cut in two steps, so that the caller can allocate between them: the rows touched since the last cut (or
+    // all of them), and their copies in the order of the partitions. Nothing may happen to the table in between.
+    Cut choose(bool candidates, bool all);
+    void copy(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen, uint32_t* count, float* weights,
               float* state);
+    // From here on only what is touched later belongs to the next cut.
+    void cut_done(bool candidates);
 
     uint64_t evict(uint32_t now, uint64_t max_rows);
     void load(bool candidates, size_t n, const uint64_t* keys, const uint32_t* seen, const uint32_t* count,

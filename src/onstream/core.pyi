@@ -5,8 +5,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from onstream.contracts import Delta
-
 PARTITIONS: Final[int]
 """Partitions of a table; `Delta.bounds` has one entry more."""
 
@@ -55,12 +53,14 @@ def hash_column(
 class Table:
     """Rows of float32 by 64-bit key, each with the state of its optimizer, last-seen time and count.
 
-    `onstream.tables.Table` is the form for users; see there for the meaning of each argument.
+    `onstream.tables.Table` is the form for users; see there for the meaning of each argument. Methods release
+    the GIL; concurrent calls wait for each other.
     """
 
-    dim: int
-    state_width: int
-
+    @property
+    def dim(self) -> int: ...
+    @property
+    def state_width(self) -> int: ...
     def __init__(
         self,
         dim: int,
@@ -75,11 +75,13 @@ class Table:
         self, keys: npt.NDArray[np.uint64], out: npt.NDArray[np.float32], now: int, learn: bool
     ) -> None: ...
     def push(self, keys: npt.NDArray[np.uint64], grads: npt.NDArray[np.float32]) -> None: ...
-    def cut(self) -> Delta: ...
-    def cut_candidates(self) -> Delta: ...
+    def cut(self, candidates: bool, all: bool) -> tuple[Any, ...]:
+        """Return (keys, seen, count, weights, state, deleted, bounds, deleted_bounds)."""
+
     def evict(self, now: int, max_rows: int) -> int: ...
     def load(
         self,
+        candidates: bool,
         keys: npt.NDArray[np.uint64],
         seen: npt.NDArray[np.uint32],
         count: npt.NDArray[np.uint32],
@@ -87,12 +89,13 @@ class Table:
         state: npt.NDArray[np.float32],
         touched: bool,
     ) -> None: ...
-    def load_candidates(
-        self, keys: npt.NDArray[np.uint64], seen: npt.NDArray[np.uint32], count: npt.NDArray[np.uint32]
+    def remove(self, candidates: bool, keys: npt.NDArray[np.uint64]) -> int: ...
+    def admission_state(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
+        """Return the cells of the count-min sketch, and counters of draws."""
+
+    def load_admission_state(
+        self, sketch: npt.NDArray[np.uint8], counters: npt.NDArray[np.uint64]
     ) -> None: ...
-    def remove(self, keys: npt.NDArray[np.uint64]) -> int: ...
-    def sketch(self) -> tuple[npt.NDArray[np.uint8], int]: ...
-    def load_sketch(self, cells: npt.NDArray[np.uint8], draws: int) -> None: ...
     def __len__(self) -> int: ...
     def num_candidates(self) -> int: ...
     def size_bytes(self) -> int: ...

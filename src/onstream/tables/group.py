@@ -1,0 +1,177 @@
+"""All tables of a job, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onstream.contracts import Delta, Keys, Rows, State, TableSpec
+from onstream.errors import CheckpointError
+from onstream.tables.optimizers import Adagrad
+from onstream.tables.policies import Uniform
+from onstream.tables.table import Table
+
+__all__ = ["TableGroup"]
+
+# A name that no table has: tables are named by features, which have no dots.
+_CANDIDATES = ".candidates"
+
+
+class TableGroup:
+    """The tables of a layout: one pull and one push a batch, one cut a checkpoint.
+
+    Parameters
+    ----------
+    specs : sequence of TableSpec
+    seed : int
+    threads : int, optional
+    """
+
+    def __init__(self, specs: Sequence[TableSpec], *, seed: int = 0, threads: int | None = None) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._tables = {spec.name: _make(spec, seed, threads) for spec in specs}
+        self._rows: dict[str, Rows] = {}
+
+    def __getitem__(self, name: str) -> Table:
+        """Return one table."""
+        return self._tables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the tables' names."""
+        return iter(self._tables)
+
+    def __len__(self) -> int:
+        """Return the number of tables."""
+        return len(self._tables)
+
+    def num_rows(self) -> dict[str, int]:
+        """Return the number of rows of each table."""
+        return {name: len(table) for name, table in self._tables.items()}
+
+    def pull(self, keys: Mapping[str, Keys], *, now: int, learn: bool = True) -> dict[str, Rows]:
+        """Return the rows of a batch's keys; the arrays are valid until the next pull.
+
+        Notes
+        -----
+        The memory is used again: rows of one batch take megabytes, and new pages would cost as much as the
+        look-ups.
+        """
+        pulled = {}
+        for name, table in self._tables.items():
+            n = len(keys[name])
+            room = self._rows.get(name)
+            if room is None or len(room) < n:
+                room = self._rows[name] = np.empty((n, table.dim), np.float32)
+            pulled[name] = table.pull(keys[name], now=now, learn=learn, out=room[:n])
+        return pulled
+
+    def push(self, keys: Mapping[str, Keys], grads: Mapping[str, Rows]) -> None:
+        """Apply one gradient step to every table in `grads`."""
+        for name, grad in grads.items():
+            self._tables[name].push(keys[name], grad)
+
+    def cut(self) -> dict[str, Delta]:
+        """Return what changed since the last cut, by name of its chain in the checkpoint."""
+        deltas = {}
+        for name, table in self._tables.items():
+            deltas[name] = table.cut()
+            if _waits(self._specs[name]):
+                deltas[name + _CANDIDATES] = table.cut_candidates()
+        return deltas
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Return the facts of every chain, for the checkpoint."""
+        facts: dict[str, dict[str, Any]] = {}
+        for name, spec in self._specs.items():
+            policy = {key: value.describe() if value else None for key, value in spec.policy.items()}
+            table = self._tables[name]
+            facts[name] = {
+                "dim": spec.dim,
+                "state_width": table.state_width,
+                "features": list(spec.features),
+                "policy": policy,
+            }
+            if _waits(spec):
+                facts[name + _CANDIDATES] = {"dim": 0, "state_width": 0, "features": list(spec.features)}
+        return facts
+
+    def sources(self, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+        """Tell which stored chains hold the rows of each chain of this group, by the features they share.
+
+        Parameters
+        ----------
+        stored : mapping of str to mapping
+            What `describe` returned when the checkpoint was written.
+
+        Raises
+        ------
+        CheckpointError
+            If a feature's rows have another width now.
+        """
+        found: dict[str, list[str]] = {}
+        for name, facts in self.describe().items():
+            waiting = name.endswith(_CANDIDATES)
+            shared = [
+                other
+                for other, old in stored.items()
+                if other.endswith(_CANDIDATES) == waiting and set(old["features"]) & set(facts["features"])
+            ]
+            for other in shared:
+                old = stored[other]
+                if (old["dim"], old["state_width"]) == (facts["dim"], facts["state_width"]):
+                    continue
+                names = sorted(set(old["features"]) & set(facts["features"]))
+                raise CheckpointError(
+                    f"table {other!r} of the checkpoint has rows of {old['dim']} weights and "
+                    f"{old['state_width']} floats of optimizer state, table {name!r} of the job has "
+                    f"{facts['dim']} and {facts['state_width']}; keep dim and optimizer of {names} as they "
+                    f"were, or give the features new names to learn them anew"
+                )
+            found[name] = shared
+        return found
+
+    def load(self, chain: str, delta: Delta, *, touched: bool = False) -> None:
+        """Put rows of a chain back, as `cut` gave them."""
+        if chain.endswith(_CANDIDATES):
+            self._tables[chain.removesuffix(_CANDIDATES)].load_candidates(delta, touched=touched)
+        else:
+            self._tables[chain].load(delta, touched=touched)
+
+    def state(self) -> State:
+        """Return what admission remembers beside rows and waiting ids."""
+        arrays = {}
+        for name, table in self._tables.items():
+            for part, array in table.state().arrays.items():
+                arrays[f"{name}/{part}"] = array
+        return State(arrays)
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` returned; a table that was not there then begins anew."""
+        for name, table in self._tables.items():
+            own = {part: state.arrays.get(f"{name}/{part}") for part in table.state().arrays}
+            arrays = {part: array for part, array in own.items() if array is not None}
+            fits = all(
+                part in arrays and len(arrays[part]) == len(array) for part, array in table.state().arrays.items()
+            )
+            if fits:
+                table.load_state(State(arrays))
+
+
+def _make(spec: TableSpec, seed: int, threads: int | None) -> Table:
+    policy: dict[str, Any] = {key: value for key, value in spec.policy.items() if value is not None}
+    return Table(
+        spec.dim,
+        optimizer=policy.get("optimizer", Adagrad()),
+        initial=policy.get("initial", Uniform()),
+        admission=policy.get("admission"),
+        expiry=policy.get("expiry"),
+        seed=seed,
+        threads=threads,
+    )
+
+
+def _waits(spec: TableSpec) -> bool:
+    admission = spec.policy.get("admission")
+    return admission is not None and admission.describe()["kind"] == "seen"
