@@ -1,0 +1,26 @@
+"""The checkpoint log: versions that bind parameters, states and stream positions, each whole or absent."""
+
+from onstream.checkpoints.compact import due, merge
+from onstream.checkpoints.files import StoredFile
+from onstream.checkpoints.log import CheckpointLog, Lockable, Snapshot
+from onstream.checkpoints.manifest import Chain, Manifest
+from onstream.checkpoints.segments import SegmentFile, TableShape, read_segment, write_segment
+from onstream.checkpoints.store import LocalStore
+from onstream.checkpoints.writer import CheckpointWriter
+
+__all__ = [
+    "Chain",
+    "CheckpointLog",
+    "CheckpointWriter",
+    "LocalStore",
+    "Lockable",
+    "Manifest",
+    "SegmentFile",
+    "Snapshot",
+    "StoredFile",
+    "TableShape",
+    "due",
+    "merge",
+    "read_segment",
+    "write_segment",
+]

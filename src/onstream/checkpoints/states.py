@@ -1,0 +1,64 @@
+"""States as safetensors files: the arrays as tensors, the facts as JSON in the file's metadata."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from onstream.checkpoints.files import StoredFile, load
+from onstream.contracts import State, Store
+from onstream.errors import CheckpointError, DamagedError
+
+__all__ = ["read_state", "state_bytes"]
+
+_FACTS = "onstream.facts"
+_RESERVED = "__metadata__"
+
+
+def state_bytes(name: str, state: State) -> bytes:
+    """Return a state as the bytes of one safetensors file; equal states give equal bytes.
+
+    Raises
+    ------
+    CheckpointError
+        If an array's dtype has no place in safetensors, or a fact is no JSON value.
+    """
+    if _RESERVED in state.arrays:
+        raise CheckpointError(f"state {name!r}: {_RESERVED!r} cannot name an array; use another name")
+    arrays = {key: np.ascontiguousarray(a).reshape(np.shape(a)) for key, a in state.arrays.items()}
+    try:
+        facts = json.dumps(state.facts, default=_plain)
+        return safetensors.numpy.save(arrays, metadata={_FACTS: facts})
+    except (TypeError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
+        kinds = {key: str(a.dtype) for key, a in arrays.items()}
+        raise CheckpointError(
+            f"state {name!r} must hold numeric arrays and plain JSON facts: {error}; arrays are {kinds}"
+        ) from error
+
+
+def read_state(store: Store, entry: StoredFile) -> State:
+    """Return the state of a file that `state_bytes` gave. Arrays own their memory and are writable.
+
+    Raises
+    ------
+    DamagedError
+        If the file is missing, changed or no state.
+    """
+    data = load(store, entry).to_pybytes()
+    try:
+        arrays = safetensors.numpy.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        facts = json.loads(header[_RESERVED][_FACTS])
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"checkpoint file {entry.name!r} cannot be read as a state: {error}") from error
+    return State({key: a if a.flags.writeable else a.copy() for key, a in arrays.items()}, facts)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} is no JSON value")
