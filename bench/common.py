@@ -53,7 +53,7 @@ class Figure:
             object.__setattr__(self, "holds", HOLDS[sign](measured, float(limit)))
 
     def line(self) -> str:
-        """Return the line of JSON. Numbers are rounded to four digits; the goal was judged before rounding."""
+        """Return the line of JSON. Numbers are rounded to four digits, after the goal was judged."""
         facts = {name: fact for name, fact in asdict(self).items() if fact is not None}
         return json.dumps({name: rounded(fact) for name, fact in facts.items()})
 
@@ -99,7 +99,7 @@ def compare(
 
 
 def rate(step: Callable[[], object], work: int, *, repeats: int = 1) -> Callable[[], float]:
-    """Return a function that runs `step` `repeats` times and returns work per second, `work` being one step's."""
+    """Return a function that runs `step` `repeats` times and returns `work` (that of one step) per second."""
 
     def measured() -> float:
         begin = time.perf_counter()

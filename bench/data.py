@@ -117,7 +117,7 @@ def hidden_logits(ids: Ids) -> npt.NDArray[np.float64]:
 
 
 def hidden_bias(columns: int) -> float:
-    """Find the bias that gives `BASE_RATE`, on rows that are always the same, so one model labels all data."""
+    """Find the bias that gives `BASE_RATE` on rows that are always the same: one model labels all data."""
     logits = hidden_logits(zipf_ids(CALIBRATION_ROWS, columns, vocabulary=100_000, seed=0))
     low, high = -50.0, 50.0
     for _ in range(50):
@@ -127,7 +127,7 @@ def hidden_bias(columns: int) -> float:
 
 
 def criteo(rows: int, *, vocabulary: int = 1_000_000, seed: int = 0) -> pa.Table:
-    """Make examples in the Criteo layout: `label`, 13 integers and 26 categories of eight hexadecimal digits."""
+    """Make examples in the Criteo layout: `label`, 13 integers, 26 categories of eight hexadecimal digits."""
     ids = zipf_ids(rows, len(COLUMNS), vocabulary=vocabulary, seed=seed)
     columns = {"label": pa.array(labels(ids, seed=seed).astype(np.int8))}
     columns |= {name: pa.array(ids[:, i].astype(np.int32)) for i, name in enumerate(INTEGERS)}
@@ -150,7 +150,7 @@ def hexadecimal(values: npt.NDArray[np.uint64]) -> pa.Array:
 
 
 def cached(name: str, write: Callable[[Path], None]) -> Path:
-    """Return the file called `name` in the benchmarks' temporary folder; `write` makes it if it is missing."""
+    """Return the file called `name` in a temporary folder; `write` makes it if it is missing."""
     path = Path(tempfile.gettempdir()) / "onstream-bench" / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""What onstream is measured against, one file each, every peer in the configuration that is fastest for it."""
+"""What onstream is measured against: a file each, every peer in the configuration that is best for it."""

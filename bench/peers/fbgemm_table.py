@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 
 import fbgemm_gpu  # noqa: F401  registers the operators
 import torch
+from bench.data import Ids
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     ComputeDevice,
     SplitTableBatchedEmbeddingBagsCodegen,
 )
-
-from bench.data import Ids
 
 OPTIMIZERS = {"adagrad": EmbOptimType.EXACT_ADAGRAD, "rowwise": EmbOptimType.EXACT_ROWWISE_ADAGRAD}
 
@@ -40,7 +39,7 @@ def pull_push(
     optimizer : {"adagrad", "rowwise"}
         Adagrad with one accumulator a weight, or one a row.
     pooled : bool
-        Whether each id is a bag of one, summed. It does the same work as not pooling, and FBGEMM does it faster.
+        Whether each id is a bag of one, summed: the same work as without pooling, and much faster.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)

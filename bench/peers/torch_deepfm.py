@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from bench.data import Ids
 from torch import nn
 from torch.nn import functional as F
-
-from bench.data import Ids
 
 
 class DeepFM(nn.Module):
@@ -18,8 +17,8 @@ class DeepFM(nn.Module):
 
     References
     ----------
-    Guo et al., "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", IJCAI 2017, equations
-    1 to 4, without the first-order weights.
+    Guo et al., "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", IJCAI 2017,
+    equations 1 to 4, without the first-order weights.
     """
 
     def __init__(self, columns: int = 39, dim: int = 16, hidden: tuple[int, ...] = (400, 400)) -> None:
@@ -40,10 +39,10 @@ def whole(
     *,
     dim: int = 16,
     hidden: tuple[int, ...] = (400, 400),
-    rate: float = 0.02,
+    rate: float = 0.01,
     threads: int = 2,
 ) -> Callable[[], float]:
-    """Return one step of training: predict the next batch, and learn from it. A step returns the loss before it.
+    """Return one step of training: predict the next batch, learn from it, return the loss before it.
 
     Parameters
     ----------
@@ -79,7 +78,7 @@ def bare(
     *,
     dim: int = 16,
     hidden: tuple[int, ...] = (400, 400),
-    rate: float = 0.02,
+    rate: float = 0.01,
     input_grads: bool = True,
     threads: int = 2,
 ) -> Callable[[], float]:

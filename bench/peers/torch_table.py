@@ -6,9 +6,8 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
-
 from bench.data import Ids
+from torch import nn
 
 
 def pull_push(
@@ -19,8 +18,8 @@ def pull_push(
     Parameters
     ----------
     batches : sequence of ndarray of int64, shape (rows, columns)
-        Ids numbered from 0, as `bench.data.dense` does it beforehand. This spares the peer the look-up of 64-bit
-        keys, and the growth of the table.
+        Ids numbered from 0, as `bench.data.dense` does it beforehand. This spares the peer the look-up of
+        64-bit keys, and the growth of the table.
     num_rows : int
         Size of the table.
     """

@@ -49,9 +49,9 @@ def write_cache(text: Path, path: Path, *, bits: int = 22) -> None:
 def learn(source: str, bits: int, rate: float) -> Result:
     begin = time.perf_counter()
     workspace = Workspace(
-        f"{source} --quiet --loss_function logistic --bit_precision {bits} --learning_rate {rate} --noconstant"
+        f"{source} --quiet --loss_function logistic --bit_precision {bits} --learning_rate {rate}"
     )
-    # Given --data, the constructor has already run the driver over the whole file; given only a cache, it has not.
+    # Given --data, the constructor has already read the whole file; given only a cache, it has not.
     if not workspace.parser_ran:
         workspace.run_parser()
     seconds = time.perf_counter() - begin
