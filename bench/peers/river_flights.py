@@ -26,7 +26,7 @@ def measure(rows: int | None = None, *, rate: float = 0.02) -> dict[str, float]:
 
     Notes
     -----
-    It takes less than a minute, and the answer is kept under bench/results; delete that folder to measure again.
+    It takes less than a minute. The answer is kept under bench/results; delete that folder to measure again.
     The losses follow from the data. The rate is that of another run: compare it only roughly.
     """
     kept = RESULTS / f"river-{river.__version__}-flights-{rows or 'all'}-{rate}.json"
