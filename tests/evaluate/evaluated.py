@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onstream.contracts import Batch, State
 
 # How often a law is tried; how long a try takes is no matter of truth.
-law = settings(max_examples=40, deadline=None)
+law = settings(max_examples=30, deadline=None)
 
 # Multiples of 1/8 are exact in float32, tie often, and hold both certainties.
 probabilities = st.one_of(

@@ -24,7 +24,7 @@ def curves(directory):
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def prometheus():
     sink = Prometheus(0)
     yield sink
@@ -163,7 +163,6 @@ def test_undefined_metrics_are_nan_in_prometheus(prometheus):
 
 
 def test_prometheus_serves_the_newest_write_alone(prometheus):
-    assert scrape(prometheus)[0] == {}
     prometheus.write({"tables/old/rows": 1}, step=1, wall_time=1.0)
     prometheus.write({"tables/new/rows": 2}, step=2, wall_time=2.0)
     assert scrape(prometheus)[0] == {
@@ -171,6 +170,12 @@ def test_prometheus_serves_the_newest_write_alone(prometheus):
         ("onstream_report_timestamp_seconds",): 2,
         ("onstream_table_rows", ("table", "new")): 2,
     }
+
+
+def test_before_the_first_write_prometheus_serves_nothing():
+    sink = Prometheus(0)
+    assert scrape(sink)[0] == {}
+    sink.close()
 
 
 def test_the_registry_of_the_process_is_left_alone(prometheus):
