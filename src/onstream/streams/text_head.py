@@ -1,0 +1,114 @@
+"""The beginning of a text file: where its rows begin, its column names, and what types they seem to have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from onstream.errors import StreamError
+from onstream.streams import delimited, json_lines
+from onstream.streams.delimited import Dialect
+from onstream.streams.text import Bytes
+
+__all__ = ["Head", "read_head"]
+
+_HEAD_BYTES = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The beginning of a text file.
+
+    Attributes
+    ----------
+    path : Path
+    start : int
+        The byte at which the first row begins.
+    names : tuple of str
+        All columns of a delimited file; empty for JSON lines.
+    sample : bytes
+        The first rows: whole lines.
+    dialect : Dialect, optional
+        None for JSON lines.
+    """
+
+    path: Path
+    start: int
+    names: tuple[str, ...]
+    sample: bytes
+    dialect: Dialect | None
+
+    def infer_types(self) -> dict[str, pa.DataType]:
+        """Return the types that the first rows suggest. Raises StreamError if they cannot be parsed."""
+        # Text that is not UTF-8 seems to be binary; its rows are to be rejected, not taken as bytes.
+        as_string = (pa.types.is_null, pa.types.is_binary)
+        try:
+            if self.dialect is None:
+                types = json_lines.infer_types(self.sample)
+            else:
+                types = delimited.infer_types(self.sample, self.names, self.dialect)
+        except pa.ArrowInvalid as error:
+            raise StreamError(
+                f"the columns of {str(self.path)!r} cannot be inferred: {error}; give schema="
+            ) from error
+        return {n: pa.string() if any(test(t) for test in as_string) else t for n, t in types.items()}
+
+
+def read_head(
+    source: Bytes,
+    path: Path,
+    dialect: Dialect | None,
+    column_names: Sequence[str] | None,
+    *,
+    max_line_bytes: int,
+    follow: bool,
+) -> Head | None:
+    """Return the beginning of a text file; None if there is no header yet.
+
+    Raises
+    ------
+    StreamError
+        If the header is no UTF-8 text, is too long, or names a column twice.
+    """
+    headed = dialect is not None and column_names is None
+    size = _HEAD_BYTES
+    while True:
+        data = source.read_at(0, size)
+        at_end = len(data) < size
+        if at_end and not follow and data[-1:] not in (b"", b"\n"):
+            data += b"\n"
+        mark = len(_BYTE_ORDER_MARK) if data.startswith(_BYTE_ORDER_MARK) else 0
+        start = _header_end(data, mark) if headed else mark
+        end = data.rfind(b"\n") + 1
+        found = start < end and (start > 0 or not headed)
+        if at_end or size > max_line_bytes or found:
+            break
+        size *= 4
+    if start == 0 and headed:
+        if at_end:
+            return None
+        raise StreamError(f"the header of {str(path)!r} is longer than {max_line_bytes} bytes")
+    names = tuple(column_names or ())
+    if headed:
+        assert dialect is not None
+        try:
+            names = tuple(delimited.split_header(data[mark:start].strip(b"\r\n"), dialect))
+        except ValueError as error:
+            raise StreamError(f"the header of {str(path)!r} is no UTF-8 text: {error}") from error
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise StreamError(f"{str(path)!r} has more than one column {twice[0]!r}; give column_names=")
+    return Head(path, min(start, len(data)), names, data[start:end], dialect)
+
+
+def _header_end(data: bytes, start: int) -> int:
+    """Return where the first line that is not blank ends; 0 if it does not."""
+    while True:
+        end = data.find(b"\n", start) + 1
+        if end == 0 or data[start:end].strip(b"\r\n"):
+            return end
+        start = end
