@@ -440,6 +440,7 @@ void Table::load(bool candidates, size_t n, const uint64_t* keys, const uint32_t
                  const float* weights, const float* state, bool touched) {
     std::lock_guard<std::mutex> guard(mutex_);
     plan_.fresh = false;
+    if (candidates && candidates_.empty()) return;
     const uint32_t dim = candidates ? 0 : config_.dim;
     const uint32_t width = candidates ? 0 : state_width_;
     for (size_t i = 0; i < n; ++i) {
@@ -469,9 +470,9 @@ void Table::load(bool candidates, size_t n, const uint64_t* keys, const uint32_t
 uint64_t Table::remove(bool candidates, const uint64_t* keys, size_t n) {
     std::lock_guard<std::mutex> guard(mutex_);
     plan_.fresh = false;
+    if (candidates && candidates_.empty()) return 0;
     uint64_t removed = 0;
     for (size_t i = 0; i < n; ++i) {
-        if (candidates && candidates_.empty()) break;
         const uint64_t spread_key = spread(keys[i]);
         Partition& part = partition(candidates, partition_of(spread_key));
         const uint32_t id = part.find(keys[i], spread_key);
