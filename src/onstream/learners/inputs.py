@@ -1,0 +1,172 @@
+"""Named tensors: what a network sees of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from onstream.contracts import Batch, Field, Layout
+from onstream.errors import JobError
+
+__all__ = ["Inputs", "gather_inputs"]
+
+
+class Inputs(Mapping[str, Tensor]):
+    """The features of a batch as tensors by name; float32.
+
+    ``x["user"]`` of an ``Id`` is (rows, dim); of an ``IdList`` it is (rows, dim) when summed or averaged and
+    (rows, length, dim) when padded, with ``x.mask("user")``; of a ``Number`` it is (rows, 1); of a ``Tensor``
+    it is (rows, *shape).
+
+    Parameters
+    ----------
+    layout : Layout
+    tensors : mapping of str to Tensor
+        By feature name.
+    blocks : mapping of str to Tensor
+        By table name: the "id" fields of a table as one (rows, ids, dim) tensor.
+    numbers : Tensor, shape (rows, numbers)
+    masks : mapping of str to Tensor of bool, shape (rows, length)
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        tensors: Mapping[str, Tensor],
+        blocks: Mapping[str, Tensor],
+        numbers: Tensor,
+        masks: Mapping[str, Tensor],
+    ) -> None:
+        self._layout = layout
+        self._tensors = tensors
+        self._blocks = blocks
+        self._numbers = numbers
+        self._masks = masks
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the tensor of one feature."""
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise JobError(f"the network asks for x[{name!r}]; the job's features are {list(self)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the feature names, in the order of their declaration."""
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        """Return the number of features."""
+        return len(self._tensors)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the batch."""
+        return int(self._numbers.shape[0])
+
+    def numbers(self) -> Tensor:
+        """Return all ``Number`` features as one tensor (rows, numbers), in the order of their declaration."""
+        return self._numbers
+
+    def mask(self, name: str) -> Tensor:
+        """Return where a padded ``IdList`` holds an id: bool, (rows, length)."""
+        try:
+            return self._masks[name]
+        except KeyError:
+            raise JobError(f"x.mask({name!r}): only a padded IdList has a mask; here: {list(self._masks)}") from None
+
+    def stack(self, *names: str) -> Tensor:
+        """Return embedding features side by side: (rows, features, dim).
+
+        Parameters
+        ----------
+        *names : str
+            Default: every ``Id`` and every summed or averaged ``IdList``, in the order of their declaration.
+
+        Raises
+        ------
+        JobError
+            If the features differ in dim.
+
+        Notes
+        -----
+        No copy is made for the ids of one table in the order of their declaration.
+        """
+        fields = [self._field(name) for name in names] if names else self._embedded()
+        if not fields:
+            raise JobError("x.stack(): the job has no Id features")
+        block = self._blocks.get(fields[0].table)
+        if block is not None and all(f.kind == "id" and f.table == fields[0].table for f in fields):
+            columns = [f.column for f in fields]
+            if columns == list(range(block.shape[1])):
+                return block
+            if columns == list(range(columns[0], columns[0] + len(columns))):
+                return block[:, columns[0] : columns[0] + len(columns)]
+        dims = {f.dim for f in fields}
+        if len(dims) > 1:
+            named = ", ".join(f"{f.name}: {f.dim}" for f in fields)
+            raise JobError(f"x.stack() needs features of one dim, got {named}; name those that agree")
+        return torch.stack([self._tensors[f.name] for f in fields], dim=1)
+
+    def _embedded(self) -> list[Field]:
+        return [f for f in self._layout.fields if f.kind == "id" or (f.kind == "list" and f.pooling != "pad")]
+
+    def _field(self, name: str) -> Field:
+        for field in self._embedded():
+            if field.name == name:
+                return field
+        raise JobError(f"x.stack({name!r}): expected one of {[f.name for f in self._embedded()]}")
+
+
+def gather_inputs(layout: Layout, batch: Batch, leaves: Mapping[str, Tensor]) -> Inputs:
+    """Arrange a batch and its pulled rows as named tensors.
+
+    Parameters
+    ----------
+    layout : Layout
+    batch : Batch
+    leaves : mapping of str to Tensor, shape (keys, dim)
+        The pulled rows of each table; gradients flow back to them.
+    """
+    rows = batch.num_rows
+    blocks: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
+    lists: dict[str, Tensor] = {}
+    for spec in layout.tables:
+        leaf = leaves[spec.name]
+        ids = layout.ids(spec.name)
+        at = rows * len(ids)
+        if ids:
+            blocks[spec.name] = leaf[:at].view(rows, len(ids), spec.dim)
+        for field in layout.lists(spec.name):
+            if field.pooling == "pad":
+                n = rows * field.length
+                lists[field.name] = leaf[at : at + n].view(rows, field.length, spec.dim)
+                keys = batch.keys[spec.name][at : at + n].reshape(rows, field.length)
+                masks[field.name] = torch.from_numpy(keys != 0)
+            else:
+                offsets = batch.offsets[field.name]
+                n = int(offsets[-1])
+                lists[field.name] = _pool(leaf[at : at + n], torch.from_numpy(offsets), field.pooling)
+            at += n
+    numbers = torch.from_numpy(batch.numbers)
+    tensors: dict[str, Tensor] = {}
+    for field in layout.fields:
+        if field.kind == "id":
+            tensors[field.name] = blocks[field.table][:, field.column]
+        elif field.kind == "list":
+            tensors[field.name] = lists[field.name]
+        elif field.kind == "number":
+            tensors[field.name] = numbers[:, field.column : field.column + 1]
+        else:
+            tensors[field.name] = torch.from_numpy(batch.tensors[field.name])
+    return Inputs(layout, tensors, blocks, numbers, masks)
+
+
+def _pool(rows: Tensor, offsets: Tensor, pooling: str) -> Tensor:
+    lengths = offsets[1:] - offsets[:-1]
+    summed = torch.segment_reduce(rows, "sum", lengths=lengths, axis=0, unsafe=True, initial=0.0)
+    if pooling == "sum":
+        return summed
+    return summed / lengths.clamp(min=1).unsqueeze(1)

@@ -1,0 +1,343 @@
+"""The PyTorch learner: any `nn.Module` over named tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onstream.contracts import Array, Batch, Label, Layout, Outcome, Predictions, Rows, State
+from onstream.errors import CheckpointError, DivergedError, JobError
+from onstream.learners.inputs import Inputs, gather_inputs
+from onstream.learners.losses import Loss, activate, choose_loss
+
+__all__ = ["Torch"]
+
+OptimizerChoice: TypeAlias = str | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+# Modules whose training mode always differs, even if one small batch does not show it.
+_MODAL = (
+    nn.modules.dropout._DropoutNd,
+    nn.modules.batchnorm._NormBase,
+    nn.RReLU,
+)
+
+
+@dataclass(eq=False)
+class Torch:
+    """Learn with a PyTorch network.
+
+    Parameters
+    ----------
+    network : nn.Module or callable
+        A module, or a class or function that makes one (then its first parameters follow from the job's seed).
+        ``forward(x)`` takes an `Inputs` and returns logits or values, (rows,) or (rows, 1); for a class label
+        (rows, classes); for several labels a dict of these by label name. Lazy modules are welcome.
+    loss : str, callable, or dict of these by label name, optional
+        A name of `onstream.learners.losses.LOSSES`, or a function of (outputs, labels) giving one loss a row.
+        Default: by the label's task.
+    optimizer : str or callable
+        For the network's own parameters: "adam", "adamw", "adagrad", "sgd", "rmsprop", or a function from
+        parameters to a `torch.optim.Optimizer`.
+    lr : float
+        Learning rate of an optimizer given by name.
+    precision : {"fp32", "bf16"}
+        "bf16" computes the network in bfloat16 where that is safe; parameters stay float32.
+    clip_norm : float, optional
+        Largest norm of the gradient of all the network's parameters together.
+    clip_row_norm : float, optional
+        Largest norm of the gradient of one row's occurrence.
+    loss_weights : dict of str to float, optional
+        Weight of each label's loss; default 1.
+    max_dropped : int
+        Stop after so many batches in a row whose loss or gradients are not finite.
+
+    Notes
+    -----
+    Parameters get the gradient of the mean loss over the batch's rows, embedding rows that of the summed loss:
+    the step of a rare id then does not shrink as batches grow. A row's weight multiplies its loss.
+
+    Predictions are those of the forward pass that learning uses. If the network acts otherwise in training
+    (dropout, batch norm), which is noticed at the first batch, they come from an evaluation pass of their own.
+
+    A batch whose loss or gradients are not finite is dropped: parameters, buffers and rows keep their values.
+    """
+
+    network: nn.Module | Callable[[], nn.Module]
+    loss: str | Loss | dict[str, str | Loss] | None = None
+    optimizer: OptimizerChoice = "adam"
+    lr: float = 1e-3
+    precision: Literal["fp32", "bf16"] = "fp32"
+    clip_norm: float | None = None
+    clip_row_norm: float | None = None
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    max_dropped: int = 10
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a batch."""
+        if self.precision not in ("fp32", "bf16"):
+            raise JobError(f"Torch: precision must be 'fp32' or 'bf16', got {self.precision!r}")
+        if isinstance(self.optimizer, str) and self.optimizer not in _OPTIMIZERS:
+            raise JobError(f"Torch: optimizer must be one of {list(_OPTIMIZERS)} or callable, got {self.optimizer!r}")
+
+    def bind(self, layout: Layout, seed: int) -> None:
+        """Make the network and get ready for batches of `layout`."""
+        self.__post_init__()
+        torch.manual_seed(seed)
+        network = self.network if isinstance(self.network, nn.Module) else self.network()
+        if not isinstance(network, nn.Module):
+            raise JobError(f"Torch: network must give an nn.Module, got {type(network).__name__}")
+        names = [label.name for label in layout.labels]
+        by_label = self.loss if isinstance(self.loss, dict) else dict.fromkeys(names, self.loss)
+        for option, given in (("loss", by_label), ("loss_weights", self.loss_weights)):
+            if unknown := set(given) - set(names):
+                raise JobError(f"Torch: {option} names {sorted(unknown)}, the job's labels are {names}")
+        self._layout = layout
+        self._module = network
+        self._losses = {label.name: choose_loss(label, by_label.get(label.name)) for label in layout.labels}
+        self._optim: torch.optim.Optimizer | None = None
+        self._waiting: State | None = None
+        self._modal: bool | None = None
+        self._dropped = 0
+        self.notes: list[str] = []
+
+    # ------------------------------------------------------------------------------------ the two verbs
+
+    def predict(self, batch: Batch, rows: dict[str, Rows]) -> Predictions:
+        """Predict without changing anything; `rows` are those that the tables gave for the batch's keys."""
+        leaves = {name: torch.from_numpy(array) for name, array in rows.items()}
+        x = gather_inputs(self._layout, batch, leaves)
+        self._ready(x)
+        with self._evaluating(), torch.no_grad():
+            return self._activate(self._forward(x))
+
+    def learn(self, batch: Batch, rows: dict[str, Rows]) -> Outcome:
+        """Predict, then take one step.
+
+        Raises
+        ------
+        DivergedError
+            If `max_dropped` batches in a row were dropped.
+        """
+        leaves = {name: torch.from_numpy(array).requires_grad_() for name, array in rows.items()}
+        x = gather_inputs(self._layout, batch, leaves)
+        self._ready(x)
+        if self._modal:
+            with self._evaluating(), torch.no_grad():
+                predictions = self._activate(self._forward(x))
+        buffers = [(b, b.clone()) for b in self._module.buffers()]
+        outputs = self._forward(x)
+        if not self._modal:
+            with torch.no_grad():
+                predictions = self._activate({name: o.detach() for name, o in outputs.items()})
+        loss = self._loss(outputs, batch)
+        parameters = [p for p in self._module.parameters() if p.requires_grad]
+        for parameter in parameters:
+            parameter.grad = None
+        # Backward of the sum: row gradients need no further pass, and the parameters' are few to divide.
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach()) / max(batch.num_rows, 1)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        row_grads = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+        if not (math.isfinite(value) and _all_finite([*grads, *row_grads.values()])):
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            self._drop(value)
+            return Outcome(predictions, value, {}, dropped=True)
+        self._dropped = 0
+        if grads:
+            torch._foreach_div_(grads, float(max(batch.num_rows, 1)))
+            if self.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            assert self._optim is not None
+            self._optim.step()
+        if self.clip_row_norm is not None:
+            row_grads = {name: torch.renorm(g, 2, 0, self.clip_row_norm) for name, g in row_grads.items()}
+        return Outcome(predictions, value, {name: g.numpy() for name, g in row_grads.items()})
+
+    def _forward(self, x: Inputs) -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            found = self._module(x)
+        labels = self._layout.labels
+        if isinstance(found, Tensor):
+            if len(labels) != 1:
+                names = [label.name for label in labels]
+                raise JobError(f"the network must return a dict of tensors by label name {names}, got one tensor")
+            found = {labels[0].name: found}
+        missing = [label.name for label in labels if label.name not in found]
+        if missing:
+            raise JobError(f"the network returned {sorted(found)}, the job also has the labels {missing}")
+        return {label.name: _shaped(label, found[label.name], x.num_rows) for label in labels}
+
+    def _activate(self, outputs: Mapping[str, Tensor]) -> Predictions:
+        return {label.name: activate(label, outputs[label.name]).numpy() for label in self._layout.labels}
+
+    def _loss(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        weights = None if batch.weights is None else torch.from_numpy(batch.weights)
+        total = torch.zeros(())
+        for name, loss in self._losses.items():
+            labels = torch.from_numpy(batch.labels[name])
+            present = torch.isfinite(labels)
+            complete = bool(present.all())
+            losses = loss(outputs[name], labels if complete else torch.where(present, labels, 0.0))
+            if losses.shape != labels.shape:
+                raise JobError(
+                    f"the loss of label {name!r} must give one value a row, {tuple(labels.shape)}, got "
+                    f"{tuple(losses.shape)}; do not reduce it"
+                )
+            if not complete:
+                losses = torch.where(present, losses, 0.0)
+            if weights is not None:
+                losses = losses * weights
+            total = total + self.loss_weights.get(name, 1.0) * losses.sum()
+        return total
+
+    def _drop(self, loss: float) -> None:
+        self._dropped += 1
+        if self._dropped >= self.max_dropped:
+            raise DivergedError(
+                f"loss or gradients were not finite in {self._dropped} batches in a row (last loss: {loss}); "
+                f"parameters are as before; lower the learning rate, set clip_norm, or look at the inputs"
+            )
+
+    # ------------------------------------------------------------------- first batch, and both its modes
+
+    def _ready(self, x: Inputs) -> None:
+        if self._modal is not None and self._waiting is None:
+            return
+        if any(isinstance(p, nn.UninitializedParameter) for p in self._module.parameters()):
+            # Lazy modules take their shapes from a first batch.
+            with self._evaluating(), torch.no_grad():
+                self._module(x)
+        if self._optim is None:
+            self._optim = self._make_optimizer()
+        if self._waiting is not None:
+            self._restore(self._waiting)
+            self._waiting = None
+        if self._modal is None:
+            self._modal = self._modes_differ(x)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer | None:
+        parameters = [p for p in self._module.parameters() if p.requires_grad]
+        if not parameters:
+            return None
+        if not isinstance(self.optimizer, str):
+            return self.optimizer(parameters)
+        options: dict[str, Any] = {} if self.optimizer == "rmsprop" else {"fused": True}
+        return _OPTIMIZERS[self.optimizer](parameters, lr=self.lr, **options)
+
+    def _modes_differ(self, x: Inputs) -> bool:
+        if any(isinstance(module, _MODAL) for module in self._module.modules()):
+            return True
+        buffers = [(b, b.clone()) for b in self._module.buffers()]
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            here = torch.get_rng_state()
+            training = self._forward(x)
+            torch.set_rng_state(here)
+            with self._evaluating():
+                evaluating = self._forward(x)
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        return any(not torch.equal(training[name], evaluating[name]) for name in training)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        self._module.eval()
+        try:
+            yield
+        finally:
+            self._module.train()
+
+    # ------------------------------------------------------------------------------------------- state
+
+    def state(self) -> State:
+        """Return parameters, buffers, optimizer state and torch's random state."""
+        if self._waiting is not None:
+            return self._waiting
+        arrays: dict[str, Array] = {"random/torch": torch.get_rng_state().numpy().copy()}
+        for name, tensor in self._module.state_dict().items():
+            if not isinstance(tensor, nn.UninitializedParameter):
+                arrays[f"network/{name}"] = _array(tensor)
+        for name, parameter in self._module.named_parameters():
+            for key, value in (self._optim.state.get(parameter, {}) if self._optim else {}).items():
+                if not isinstance(value, Tensor | int | float):
+                    raise CheckpointError(
+                        f"optimizer {type(self._optim).__name__} keeps {key!r} as {type(value).__name__}, which "
+                        f"cannot be checkpointed; choose one whose state is tensors and numbers"
+                    )
+                arrays[f"optimizer/{name}/{key}"] = _array(torch.as_tensor(value))
+        return State(arrays, {"modal": self._modal, "dropped": self._dropped})
+
+    def load(self, state: State) -> None:
+        """Go on from `state`.
+
+        Parameters whose name or shape changed since begin anew; `notes` names them.
+        """
+        # Lazy modules and optimizers take their shapes from the first batch; until then the state waits.
+        self._waiting = state
+        self._modal = state.facts["modal"]
+        self._dropped = state.facts["dropped"]
+
+    def _restore(self, state: State) -> None:
+        own = self._module.state_dict()
+        stored = {n.removeprefix("network/"): a for n, a in state.arrays.items() if n.startswith("network/")}
+        fitting = {n for n, t in own.items() if n in stored and tuple(t.shape) == stored[n].shape}
+        if anew := sorted(set(own) - fitting):
+            self.notes.append(f"these parameters are new or have another shape and begin anew: {', '.join(anew)}")
+            self._modal = None
+        if gone := sorted(set(stored) - set(own)):
+            self.notes.append(f"these parameters of the checkpoint are not in the network any more: {', '.join(gone)}")
+        with torch.no_grad():
+            for name in fitting:
+                own[name].copy_(_tensor(stored[name]))
+        for name, parameter in self._module.named_parameters():
+            prefix = f"optimizer/{name}/"
+            found = {k.removeprefix(prefix): a for k, a in state.arrays.items() if k.startswith(prefix)}
+            if self._optim is not None and found and name in fitting:
+                # `initial` state of optimizers that make it at construction is replaced, key by key.
+                self._optim.state[parameter].update({k: _tensor(a) for k, a in found.items()})
+        torch.set_rng_state(_tensor(state.arrays["random/torch"]))
+
+
+def _shaped(label: Label, outputs: Tensor, rows: int) -> Tensor:
+    outputs = outputs.float()
+    if label.task == "class":
+        expected: tuple[int, ...] = (rows, label.classes)
+    else:
+        expected = (rows,)
+        if outputs.shape == (rows, 1):
+            outputs = outputs.squeeze(1)
+    if tuple(outputs.shape) != expected:
+        raise JobError(f"the network's output for {label.name!r} must be {expected}, got {tuple(outputs.shape)}")
+    return outputs
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    # One not finite number makes the sum so; a sum is one pass without a mask in memory.
+    return all(math.isfinite(float(t.sum())) for t in tensors)
+
+
+def _array(tensor: Tensor) -> Array:
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        raise CheckpointError("parameters in bfloat16 cannot be checkpointed; keep them float32, use precision='bf16'")
+    return np.array(tensor.numpy())
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(np.array(array))
