@@ -1,0 +1,33 @@
+"""What columns mean, and how record batches become batches."""
+
+from onstream.features.declarations import (
+    Declaration,
+    EventTime,
+    Feature,
+    Group,
+    Id,
+    IdList,
+    Label,
+    Number,
+    Tensor,
+    Weight,
+)
+from onstream.features.features import Features, Place
+from onstream.features.guess import guess, render
+
+__all__ = [
+    "Declaration",
+    "EventTime",
+    "Feature",
+    "Features",
+    "Group",
+    "Id",
+    "IdList",
+    "Label",
+    "Number",
+    "Place",
+    "Tensor",
+    "Weight",
+    "guess",
+    "render",
+]

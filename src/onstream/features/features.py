@@ -1,0 +1,532 @@
+"""Record batches to batches: what is declared, applied to what arrives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from onstream import contracts
+from onstream.contracts import Batch, Keys, Layout, Positions, Reject, RowPolicy, State
+from onstream.core import hash_value, salt
+from onstream.errors import ColumnError, JobError
+from onstream.features.columns import Mask, read_numbers, read_truths
+from onstream.features.declarations import (
+    POLICIES,
+    Declaration,
+    EventTime,
+    Group,
+    Id,
+    IdList,
+    Label,
+    Number,
+    Tensor,
+    Weight,
+)
+from onstream.features.description import KINDS, declare, declare_policy, describe, describe_policy
+from onstream.features.layout import lay_out, row_owner
+from onstream.features.moments import Moments
+from onstream.features.slots import (
+    BucketSlot,
+    Domain,
+    Draft,
+    Fault,
+    GroupSlot,
+    IdSlot,
+    LabelSlot,
+    ListSlot,
+    NumberSlot,
+    Slot,
+    TensorSlot,
+    TimeSlot,
+    WeightSlot,
+)
+
+__all__ = ["Features", "Place"]
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+# How much of an offending value is kept in its reject, in characters.
+_VALUE_LENGTH = 200
+
+
+class Place(Protocol):
+    """Where the rows of a record batch stand in their stream.
+
+    Attributes
+    ----------
+    partition : str
+    starts : ndarray of int64, shape (num_rows,)
+        The position of each row.
+    """
+
+    @property
+    def partition(self) -> str: ...  # noqa: D102
+    @property
+    def starts(self) -> npt.NDArray[np.int64]: ...  # noqa: D102
+
+
+class _Here(NamedTuple):
+    """A place outside any stream."""
+
+    partition: str
+    starts: npt.NDArray[np.int64]
+
+
+class _Finding(NamedTuple):
+    """A fault of one column of one record batch, and where that record batch stands."""
+
+    fault: Fault
+    rows: slice
+    column: pa.Array | None
+    place: Place
+
+
+class Features:
+    """What the columns of a job mean, and the state of the transforms that depend on the stream.
+
+    Parameters
+    ----------
+    declarations : sequence of Id, IdList, Number, Tensor, Label, Weight, EventTime and Group
+        At least one feature and one label; at most one `Weight` and one `EventTime`.
+    defaults : mapping of str to RowPolicy or None
+        The job's "optimizer", "initial", "admission" and "expiry", for features that name none.
+
+    Attributes
+    ----------
+    layout : Layout
+        The shape of every batch.
+    columns : tuple of str
+        The columns that are read, each once; to predict, those of labels, weights, times and groups need
+        not be there.
+
+    Raises
+    ------
+    JobError
+        If the declarations do not go together.
+
+    Notes
+    -----
+    The result depends on the declarations, the state and the rows alone. With ``learn=False``, `encode`
+    changes nothing and may be called from several threads; with ``learn=True``, from one.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> features = Features([Id("user", 8), Number("price", log=True), Label("click")])
+    >>> [table.name for table in features.layout.tables]
+    ['d8']
+    >>> rows = pa.RecordBatch.from_pylist([{"user": 7, "price": 0, "click": 1}])
+    >>> features.preview(rows, 1)
+    [{'user': 'key 978c8122606991d2 in d8', 'price': 0.0, 'click': 1.0}]
+    """
+
+    def __init__(
+        self, declarations: Sequence[Declaration], *, defaults: Mapping[str, RowPolicy | None] | None = None
+    ) -> None:
+        self._declarations = tuple(declarations)
+        self._defaults = dict(defaults or {})
+        _check(self._declarations, self._defaults)
+        features = [d for d in self._declarations if isinstance(d, Id | IdList | Number | Tensor)]
+        labels = [d for d in self._declarations if isinstance(d, Label)]
+        fields, tables = lay_out(features, self._defaults)
+        self.layout = Layout(
+            fields=fields,
+            labels=tuple(contracts.Label(x.name, x.task, x.classes or 0) for x in labels),
+            tables=tables,
+            weighted=any(isinstance(d, Weight) for d in self._declarations),
+        )
+        self.columns: tuple[str, ...] = tuple(dict.fromkeys(d.source for d in self._declarations))
+
+        standardized = [f for f in features if isinstance(f, Number) and f.standardize]
+        # A transform that comes before changes what the moments are of, so it is in their name.
+        self._moments = Moments([f"log({f.name})" if f.log else f.name for f in standardized])
+        self._now = 0
+        self._fill = np.array([f.fill for f in standardized])
+        field_of = {field.name: field for field in fields}
+        self._exact_columns = np.array([field_of[f.name].column for f in standardized], np.intp)
+        exact_index = {f.name: i for i, f in enumerate(standardized)}
+        self._slots = [_slot(d, field_of, exact_index) for d in self._declarations]
+        self._num_numbers = sum(field.kind == "number" for field in fields)
+        self._num_ids = {table.name: len(self.layout.ids(table.name)) for table in tables}
+        self._null_groups = {
+            d.name: hash_value(None, salt(d.name)) for d in self._declarations if isinstance(d, Group)
+        }
+
+    def encode(
+        self,
+        batches: Sequence[pa.RecordBatch],
+        places: Sequence[Place],
+        positions: Positions,
+        rejects: Sequence[Reject] = (),
+        *,
+        learn: bool = True,
+    ) -> Batch:
+        """Turn record batches into one batch.
+
+        Parameters
+        ----------
+        batches : sequence of pyarrow.RecordBatch
+            Their schemas may differ: in order, in types, in columns that are not declared.
+        places : sequence of Place
+            One a record batch.
+        positions : Positions
+            Where to read on after these rows; becomes that of the batch.
+        rejects : sequence of Reject
+            What was already rejected on the way here; comes first in the rejects of the batch.
+        learn : bool
+            Without it, nothing is learned from the batch: statistics stay, and columns of labels, weights,
+            times and groups may be missing or bad: labels are then NaN, weights 1, groups that of a null.
+
+        Returns
+        -------
+        Batch
+            Of all rows that are good in every feature, in order. Each other row is one of the rejects, with
+            the first fault in the order of the declarations.
+
+        Notes
+        -----
+        The keys of a "list" with pooling "pad" are laid out padded: rows x length of them, row-major, with
+        key 0 after the last id of a row, and no offsets. Those of other lists come one after the other, with
+        offsets of shape (rows + 1,).
+
+        Numbers that are standardised use the statistics of all rows of earlier calls.
+        """
+        return self._encode(batches, places, positions, rejects, strict=learn, learn=learn)
+
+    def preview(self, batch: pa.RecordBatch, num_rows: int) -> list[dict[str, Any]]:
+        """Return how the first rows of a record batch are read, for people to look at.
+
+        Returns
+        -------
+        list of dict
+            For each row, what the network sees of each feature, and the labels; for a row that would be
+            rejected, the reason under "rejected".
+        """
+        batch = batch.slice(0, num_rows)
+        place = _Here("", np.arange(batch.num_rows, dtype=np.int64))
+        encoded = self._encode([batch], [place], {}, (), strict=True, learn=False)
+        rejected = {reject.position: reject for reject in encoded.rejects}
+        good = iter(self._texts(encoded))
+        return [
+            {"rejected": bad.reason, "value": bad.value} if (bad := rejected.get(row)) else next(good)
+            for row in range(batch.num_rows)
+        ]
+
+    def state(self) -> State:
+        """Return what the transforms must remember: a few numbers for each that depends on the stream."""
+        return State(dict(self._moments.arrays()), {"moments": list(self._moments.names), "now": self._now})
+
+    def load(self, state: State) -> None:
+        """Go on from `state`. Transforms that it does not know start fresh; those that are gone are left."""
+        self._moments.load(state.facts.get("moments", ()), state.arrays)
+        self._now = int(state.facts.get("now", 0))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the declarations as JSON values, and the tables that they make."""
+        return {
+            "declarations": [describe(d) for d in self._declarations],
+            "defaults": {name: describe_policy(policy) for name, policy in self._defaults.items()},
+            "tables": [
+                {"name": table.name, "dim": table.dim, "features": list(table.features)}
+                for table in self.layout.tables
+            ],
+        }
+
+    @classmethod
+    def restore(cls, described: Mapping[str, Any]) -> Features:
+        """Return features with equal layout and keys from what `describe` returned.
+
+        Raises
+        ------
+        JobError
+            If the description names what this version does not know.
+        """
+        defaults = {name: declare_policy(facts) for name, facts in described["defaults"].items()}
+        return cls([declare(facts) for facts in described["declarations"]], defaults=defaults)
+
+    def heirs(self, described: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        """Return, for each table, the tables of an earlier job whose rows it goes on with.
+
+        Use it to go on from a checkpoint when features were added, taken away or regrouped.
+
+        Parameters
+        ----------
+        described : mapping
+            What `describe` returned when the checkpoint was made.
+
+        Returns
+        -------
+        dict of str to tuple of str
+            A table goes on with every earlier one of the same dim that held rows of one of its features. Keys
+            are salted by feature, so rows of several tables never meet under one key.
+        """
+        owner = {d.name: row_owner(d) for d in self._declarations if isinstance(d, Id | IdList | Number)}
+        return {
+            table.name: tuple(
+                earlier["name"]
+                for earlier in described["tables"]
+                if earlier["dim"] == table.dim
+                and {owner[name] for name in table.features} & set(earlier["features"])
+            )
+            for table in self.layout.tables
+        }
+
+    # ------------------------------------------------------------------------------------ encoding
+
+    def _encode(
+        self,
+        batches: Sequence[pa.RecordBatch],
+        places: Sequence[Place],
+        positions: Positions,
+        rejects: Sequence[Reject],
+        *,
+        strict: bool,
+        learn: bool,
+    ) -> Batch:
+        num_rows = sum(batch.num_rows for batch in batches)
+        draft = self._draft(num_rows)
+        findings: list[_Finding] = []
+        begin = 0
+        for batch, place in zip(batches, places, strict=True):
+            rows = slice(begin, begin + batch.num_rows)
+            findings.extend(self._read(batch, place, rows, draft, strict=strict))
+            begin = rows.stop
+        found: list[Reject] = []
+        if findings:
+            bad, found = _rejects(findings, num_rows)
+            draft.keep(~bad)
+            num_rows -= len(found)
+        return self._finish(draft, num_rows, positions, (*rejects, *found), learn=learn)
+
+    def _draft(self, rows: int) -> Draft:
+        fields = self.layout.fields
+        lists = [field for field in fields if field.kind == "list"]
+        return Draft(
+            blocks={name: np.empty((rows, ids), np.uint64) for name, ids in self._num_ids.items() if ids},
+            padded={f.name: np.zeros((rows, f.length), np.uint64) for f in lists if f.pooling == "pad"},
+            lengths={f.name: np.zeros(rows, np.int64) for f in lists if f.pooling != "pad"},
+            pieces={f.name: [] for f in lists if f.pooling != "pad"},
+            numbers=np.empty((rows, self._num_numbers), np.float32),
+            # Column by column, as it is written and summed.
+            exact=np.empty((rows, len(self._fill)), order="F"),
+            tensors={f.name: np.empty((rows, *f.shape), np.float32) for f in fields if f.kind == "tensor"},
+            labels={label.name: np.full(rows, np.nan, np.float32) for label in self.layout.labels},
+            weights=np.ones(rows, np.float32) if self.layout.weighted else None,
+            groups={name: np.full(rows, key, np.uint64) for name, key in self._null_groups.items()},
+            times=np.full(rows, np.nan),
+        )
+
+    def _read(
+        self, batch: pa.RecordBatch, place: Place, rows: slice, draft: Draft, *, strict: bool
+    ) -> Iterator[_Finding]:
+        """Read every column of one record batch; stop at one that rejects all of its rows."""
+        schema = batch.schema
+        for slot in self._slots:
+            at = schema.get_field_index(slot.column)
+            needed = strict or slot.asked
+            if at < 0:
+                if needed:
+                    yield _Finding(_every(batch, _absence(schema, slot.column)), rows, None, place)
+                    return
+                continue
+            column = batch.column(at)
+            try:
+                faults = slot.fill(column, rows, draft)
+            except ColumnError as error:
+                if needed:
+                    fault = _every(batch, f"column {slot.column!r}: {error}")
+                    yield _Finding(fault, rows, column, place)
+                    return
+                continue
+            if needed:
+                for fault in faults:
+                    yield _Finding(fault, rows, column, place)
+
+    def _finish(
+        self, draft: Draft, num_rows: int, positions: Positions, rejects: tuple[Reject, ...], *, learn: bool
+    ) -> Batch:
+        if len(self._fill) and num_rows:
+            shown = self._moments.standardize(draft.exact)
+            draft.numbers[:, self._exact_columns] = np.where(np.isnan(shown), self._fill, shown)
+            if learn:
+                self._moments.add(draft.exact)
+        times = draft.times[~np.isnan(draft.times)]
+        now = int(times.max()) if len(times) else self._now
+        if learn:
+            self._now = now
+        flat = {name: np.concatenate(p) if p else np.zeros(0, np.uint64) for name, p in draft.pieces.items()}
+        return Batch(
+            num_rows=num_rows,
+            keys={table.name: self._keys(table.name, draft, flat) for table in self.layout.tables},
+            offsets={name: _offsets(lengths) for name, lengths in draft.lengths.items()},
+            numbers=draft.numbers,
+            tensors=draft.tensors,
+            labels=draft.labels,
+            weights=draft.weights,
+            groups=draft.groups,
+            now=now,
+            positions=positions,
+            rejects=rejects,
+            state=self.state(),
+        )
+
+    def _keys(self, table: str, draft: Draft, flat: Mapping[str, Keys]) -> Keys:
+        parts: list[Keys] = [draft.blocks[table].reshape(-1)] if table in draft.blocks else []
+        parts += [
+            draft.padded[field.name].reshape(-1) if field.pooling == "pad" else flat[field.name]
+            for field in self.layout.lists(table)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _texts(self, batch: Batch) -> Iterator[dict[str, Any]]:
+        """Yield each row of a batch as what a person can read."""
+        for row in range(batch.num_rows):
+            texts: dict[str, Any] = {}
+            for field in self.layout.fields:
+                if field.kind == "number":
+                    texts[field.name] = float(batch.numbers[row, field.column])
+                elif field.kind == "tensor":
+                    block = batch.tensors[field.name][row]
+                    sides = " x ".join(map(str, field.shape))
+                    texts[field.name] = f"{sides} from {block.min():g} to {block.max():g}"
+                else:
+                    keys = self._row_keys(batch, field, row)
+                    what = " ".join(f"{int(key):016x}" for key in keys) or "none"
+                    texts[field.name] = f"key{'s' * (field.kind == 'list')} {what} in {field.table}"
+            texts.update({name: float(values[row]) for name, values in batch.labels.items()})
+            if batch.weights is not None:
+                texts["weight"] = float(batch.weights[row])
+            yield texts
+
+    def _row_keys(self, batch: Batch, field: contracts.Field, row: int) -> Keys:
+        ids = self._num_ids[field.table]
+        keys = batch.keys[field.table]
+        if field.kind == "id":
+            at = row * ids + field.column
+            return keys[at : at + 1]
+        begin = batch.num_rows * ids
+        for other in self.layout.lists(field.table):
+            padded = other.pooling == "pad"
+            if other.name == field.name:
+                break
+            begin += batch.num_rows * other.length if padded else int(batch.offsets[other.name][-1])
+        if padded:
+            own: Keys = keys[begin + row * field.length : begin + (row + 1) * field.length]
+            return own[np.flatnonzero(own)]
+        first, last = batch.offsets[field.name][row : row + 2]
+        return keys[begin + first : begin + last]
+
+
+def _check(declarations: Sequence[Declaration], defaults: Mapping[str, RowPolicy | None]) -> None:
+    unknown = sorted(set(defaults) - set(POLICIES))
+    if unknown:
+        raise JobError(f"{unknown[0]!r} is no default of features; there are {', '.join(POLICIES)}")
+    for declaration in declarations:
+        if type(declaration) not in KINDS.values():
+            raise JobError(f"{declaration!r} is no declaration of a feature; there are {', '.join(KINDS)}")
+    seen: dict[str, str] = {}
+    for declaration in declarations:
+        kind = type(declaration).__name__
+        # A column may be seen, and be what metrics are grouped by.
+        key = f"{kind} {declaration.name}" if isinstance(declaration, Group) else declaration.name
+        if key in seen:
+            raise JobError(
+                f"{declaration.name!r} is declared twice, as {seen[key]} and as {kind}; "
+                f"give one another name and say column={declaration.source!r}"
+            )
+        seen[key] = kind
+    for single in (Weight, EventTime):
+        names = [d.name for d in declarations if isinstance(d, single)]
+        if len(names) > 1:
+            raise JobError(f"there can be one {single.__name__}, got {', '.join(map(repr, names))}")
+    if not any(isinstance(d, Label) for d in declarations):
+        raise JobError("there is no label to learn; declare one, such as Label('click')")
+    if not any(isinstance(d, Id | IdList | Number | Tensor) for d in declarations):
+        raise JobError("there is no feature to learn from; declare one, such as Id('user')")
+
+
+def _slot(
+    declaration: Declaration, fields: Mapping[str, contracts.Field], exact_index: Mapping[str, int]
+) -> Slot:
+    d, column = declaration, declaration.source
+    match d:
+        case Id():
+            field = fields[d.name]
+            return IdSlot(column, field.table, field.column, salt(row_owner(d)))
+        case IdList():
+            return ListSlot(column, d.name, salt(row_owner(d)), d.length or 0, d.separator, d.max_length)
+        case Number() if d.bounds is not None:
+            field = fields[d.name]
+            bounds = np.array(d.bounds)
+            return BucketSlot(column, field.table, field.column, bounds, _bucket_keys(d.name, bounds))
+        case Number():
+            return NumberSlot(column, fields[d.name].column, d.log, d.fill, exact_index.get(d.name))
+        case Tensor():
+            return TensorSlot(column, d.name, d.shape, d.scale)
+        case Label():
+            return _label_slot(d)
+        case Weight():
+            return WeightSlot(column)
+        case EventTime():
+            return TimeSlot(column, d.unit)
+        case Group():
+            return GroupSlot(column, salt(d.name))
+
+
+def _label_slot(label: Label) -> LabelSlot:
+    low, high, whole, expected = -_LARGEST, _LARGEST, False, "a finite number"
+    read = read_numbers
+    if label.task == "binary" and label.threshold is None:
+        read, expected = read_truths, "0 or 1"
+    if label.classes is not None:
+        low, high, whole = 0.0, label.classes - 1.0, True
+        expected = f"a whole number from 0 to {label.classes - 1}"
+    domain = Domain(low, high, whole, expected)
+    return LabelSlot(label.source, label.name, read, domain, label.threshold, required=label.required)
+
+
+def _bucket_keys(name: str, bounds: npt.NDArray[np.float64]) -> Keys:
+    """Return the key of each bucket, and last that of nulls. A bucket is named by its two bounds."""
+    edges = [-np.inf, *bounds.tolist(), np.inf]
+    texts = [f"[{low!r}, {high!r})" for low, high in itertools.pairwise(edges)]
+    return np.array([hash_value(text, salt(name)) for text in [*texts, None]], np.uint64)
+
+
+def _offsets(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _every(batch: pa.RecordBatch, reason: str) -> Fault:
+    return Fault(reason, np.ones(batch.num_rows, bool))
+
+
+def _absence(schema: pa.Schema, column: str) -> str:
+    twice = bool(schema.get_all_field_indices(column))
+    return f"column {column!r}: there are several of this name" if twice else f"missing column {column!r}"
+
+
+def _rejects(findings: Iterable[_Finding], num_rows: int) -> tuple[Mask, list[Reject]]:
+    """Return which rows are bad, and a reject for each, in order; its first fault counts."""
+    bad = np.zeros(num_rows, bool)
+    found: dict[int, Reject] = {}
+    for fault, rows, column, place in findings:
+        for at in np.flatnonzero(fault.rows & ~bad[rows]).tolist():
+            value = "" if column is None else _value_text(column[at])
+            found[rows.start + at] = Reject(place.partition, int(place.starts[at]), fault.reason, value)
+        bad[rows] |= fault.rows
+    return bad, [found[row] for row in sorted(found)]
+
+
+def _value_text(value: pa.Scalar) -> str:
+    try:
+        return str(value.as_py())[:_VALUE_LENGTH]
+    except (ValueError, LookupError, ArithmeticError):
+        # Arrow holds what Python has no value for: text that is no UTF-8, or dates out of its range.
+        return str(value)[:_VALUE_LENGTH]
