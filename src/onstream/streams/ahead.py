@@ -30,7 +30,7 @@ END: Final = End.END
 class Takes(Protocol[T_co]):
     """Something that gives items one by one and can wait for the next with a time limit."""
 
-    def take(self, timeout_s: float | None = None) -> T_co | None | Literal[End.END]:
+    def take(self, timeout_s: float | None = None) -> T_co | Literal[End.END] | None:
         """Return the next item, None if none came within `timeout_s`, or `END`."""
 
 
@@ -78,7 +78,7 @@ class Ahead(Generic[T]):
         self._thread = threading.Thread(target=self._run, name="onstream-ahead", daemon=True)
         self._thread.start()
 
-    def take(self, timeout_s: float | None = None) -> T | None | Literal[End.END]:
+    def take(self, timeout_s: float | None = None) -> T | Literal[End.END] | None:
         """Return the next item, None if none came within `timeout_s` seconds, or `END`.
 
         Without `timeout_s`, wait as long as it takes. An error of the iterator is raised once.

@@ -126,15 +126,16 @@ def _arrivals(
         raise TypeError("cut(max_wait_s=...) needs chunks that can be waited for; wrap them in Ahead")
     deadline: float | None = None
     while True:
-        if not open_cut.waits:
-            deadline = None
-        elif deadline is None or open_cut.fresh:
-            deadline = monotonic() + max_wait_s
-        open_cut.fresh = False
         chunk = chunks.take(None if deadline is None else max(0.0, deadline - monotonic()))
+        arrived = monotonic()
         if chunk is END:
             return
+        open_cut.fresh = False
         yield chunk
+        if not open_cut.waits:
+            deadline = None
+        elif open_cut.fresh:
+            deadline = arrived + max_wait_s
 
 
 @dataclass
