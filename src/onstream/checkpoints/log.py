@@ -524,17 +524,13 @@ class CheckpointLog:
             if manifest is None:
                 raise CheckpointError("the store holds no whole version")
             return manifest.version
-        versions = self.versions()
-        is_number = re.fullmatch(r"[0-9]{1,20}", str(which))
-        tags = {} if is_number else self.tags()
-        version = int(which) if is_number else tags.get(str(which))
-        if version not in versions:
-            raise CheckpointError(
-                f"there is no version {which}; versions are {versions}"
-                if is_number
-                else f"there is no tag {which!r} of a version; tags are {tags}, versions are {versions}"
-            )
-        return version
+        if re.fullmatch(r"[0-9]{1,20}", str(which)):
+            if int(which) not in (versions := self.versions()):
+                raise CheckpointError(f"there is no version {which}; versions are {versions}")
+            return int(which)
+        if which not in (tags := self.tags()):
+            raise CheckpointError(f"there is no tag {which!r}; tags are {tags}")
+        return tags[str(which)]
 
     # ------------------------------------------------------------------------------------ helpers
 

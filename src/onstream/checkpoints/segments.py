@@ -152,11 +152,11 @@ def open_segment(
     """
     data = load(store, entry, verify=verify)
     schema = _schema(shape)
-    wanted = [f for f in schema if columns is None or f.name in {"key", "deleted", *columns}]
-    options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(f.name) for f in wanted])
     try:
-        reader = pa.ipc.open_file(pa.BufferReader(data), options=options)
-        if not reader.schema.equals(pa.schema(wanted, schema.metadata), check_metadata=True):
+        # Arrow's own projection would copy the columns out of the map; leaving columns of a mapped file alone
+        # costs nothing.
+        reader = pa.ipc.open_file(pa.BufferReader(data))
+        if not reader.schema.equals(schema, check_metadata=True):
             raise DamagedError(
                 f"checkpoint file {entry.name!r} is no segment of {shape}: "
                 f"it holds\n{reader.schema.to_string()}"
@@ -168,7 +168,8 @@ def open_segment(
             )
     except (pa.ArrowException, OSError) as error:
         raise _damaged(entry, error) from error
-    return Segment(entry, shape, reader)
+    wanted = frozenset(schema.names if columns is None else columns) & frozenset(schema.names)
+    return Segment(entry, shape, reader, wanted)
 
 
 class Segment:
@@ -179,10 +180,11 @@ class Segment:
     Arrays are read-only views of the mapped file, which they keep alive, even after it was removed.
     """
 
-    def __init__(self, entry: SegmentFile, shape: TableShape, reader: Any) -> None:
+    def __init__(self, entry: SegmentFile, shape: TableShape, reader: Any, columns: frozenset[str]) -> None:
         self.entry = entry
         self.shape = shape
         self._reader = reader
+        self._columns = columns
 
     def partition(self, p: int) -> Delta:
         """Return the rows and deletions of partition `p`.
@@ -209,12 +211,12 @@ class Segment:
             )
 
         def scalars(name: str) -> Array:
-            if name not in batch.schema.names:
+            if name not in self._columns:
                 return np.broadcast_to(np.uint32(0), n)
             return _view(batch.column(name))[:n]
 
         def lists(name: str, dim: int) -> Array:
-            if name not in batch.schema.names:
+            if name not in self._columns:
                 return np.broadcast_to(np.float32(0), (n, dim))
             return _view(batch.column(name).values).reshape(-1, dim)[:n]
 
