@@ -92,7 +92,7 @@ def files(root: Path) -> list[str]:
     )
 
 
-class Stopped(CheckpointError):
+class PowerCutError(CheckpointError):
     """The store was asked to stop here."""
 
 
@@ -107,7 +107,7 @@ class FakeStore(LocalStore):
     def _change(self) -> None:
         self.changes += 1
         if self.stop_at is not None and self.changes >= self.stop_at:
-            raise Stopped(f"stopped at change {self.changes}")
+            raise PowerCutError(f"stopped at change {self.changes}")
 
     def write(self, name: str, parts: Iterable[bytes | memoryview | pa.Buffer]) -> int:
         self._change()

@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from checkpointed import FakeStore, Row, Stopped, files, load, row, snapshot
+from checkpointed import FakeStore, PowerCutError, Row, files, load, row, snapshot
 
 from onstream.checkpoints import CheckpointLog, LocalStore
 
@@ -56,7 +56,7 @@ def test_a_stop_at_any_change_loses_at_most_the_commit_under_way(tmp_path: Path)
         # What is removed last is not worth an error: the commit is done, and the next one removes it.
         try:
             train(FakeStore(root, stop_at), done)
-        except Stopped:
+        except PowerCutError:
             assert len(done) < len(whole)
         goes_on(root, done, whole)
 
@@ -70,7 +70,7 @@ def test_a_commit_that_failed_can_be_repeated(tmp_path: Path) -> None:
             second = snapshot(2, {2: row(2)}, deleted=[1])
             try:
                 log.commit(second)
-            except Stopped:
+            except PowerCutError:
                 store.stop_at = None
                 assert log.parent == log.newest() == log.read(1)
                 log.commit(second)

@@ -2,7 +2,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from checkpointed import FakeStore, Stopped, load, row, snapshot
+from checkpointed import FakeStore, PowerCutError, load, row, snapshot
 
 from onstream.checkpoints import CheckpointLog, CheckpointWriter, LocalStore, Snapshot
 from onstream.errors import CheckpointError
@@ -93,7 +93,7 @@ def test_after_the_last_try_the_error_is_raised_to_the_trainer(tmp_path: Path) -
         writer = CheckpointWriter(log, retries=2, wait=wait, report=lambda _: None)
         writer.submit(snapshot(1, {1: row(1)}))
         for use in (writer.flush, writer.poll, lambda: writer.submit(Snapshot()), writer.close):
-            with pytest.raises(Stopped):
+            with pytest.raises(PowerCutError):
                 use()
         assert wait.waits == [1, 2]
         assert log.newest() is None
@@ -113,10 +113,13 @@ def test_a_fault_that_trying_again_cannot_mend_is_raised_at_once(tmp_path: Path)
 
 def test_an_error_of_the_training_loop_is_not_hidden_by_one_of_the_writer(tmp_path: Path) -> None:
     store = FakeStore(tmp_path, stop_at=1)
-    with CheckpointLog(store) as log, pytest.raises(ZeroDivisionError):
-        with CheckpointWriter(log, retries=0, report=lambda _: None) as writer:
-            writer.submit(snapshot(1, {1: row(1)}))
-            raise ZeroDivisionError
+    with (
+        CheckpointLog(store) as log,
+        pytest.raises(ZeroDivisionError),
+        CheckpointWriter(log, retries=0, report=lambda _: None) as writer,
+    ):
+        writer.submit(snapshot(1, {1: row(1)}))
+        raise ZeroDivisionError
 
 
 def test_close_cuts_the_wait_short(tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_close_cuts_the_wait_short(tmp_path: Path) -> None:
         writer = CheckpointWriter(log, retries=30, report=lambda _: tried.set())
         writer.submit(snapshot(1, {1: row(1)}))
         assert tried.wait(30)
-        with pytest.raises(Stopped):
+        with pytest.raises(PowerCutError):
             writer.close()
 
 
