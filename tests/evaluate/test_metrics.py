@@ -212,6 +212,7 @@ def test_a_state_is_not_changed_by_updates_that_follow(metric_class):
     value, state = metric.value(), metric.state()
     metric.update(np.float32([0.125]), np.float32([1]))
     metric.load(state)
+    assert metric.value() == value
     metric.update(np.float32([0.75]), np.float32([0]))
     restored = metric_class()
     restored.load(state)

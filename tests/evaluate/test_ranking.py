@@ -87,8 +87,10 @@ def test_bins_never_turn_an_order_around(pair):
 
 
 def test_ends_and_middle_of_the_range_are_told_apart():
-    prediction = np.float32([0, 2.0**-24, 0.5, 1 - 2.0**-24, 1])
-    for i in range(4):
+    half = np.float32(0.5)
+    around = [np.nextafter(half, np.float32(0)), half, np.nextafter(half, np.float32(1))]
+    prediction = np.float32([0, 2.0**-24, *around, 1 - 2.0**-24, 1])
+    for i in range(len(prediction) - 1):
         assert binned(prediction[i : i + 2], np.float32([0, 1])).value() == 1.0
 
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from evaluated import law, stored
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from onstream.evaluate import Window
 
-batches = st.lists(st.tuples(st.integers(0, 23), st.booleans()), max_size=8)
+batches = st.lists(st.tuples(st.integers(0, 7) | st.integers(8, 45), st.booleans()), max_size=8)
 
 
 def made(start, num_rows):
@@ -44,6 +44,7 @@ def same(one, other):
 
 @law
 @given(st.integers(1, 20), batches)
+@example(20, [(5, False), (3, True), (2, False)])
 def test_a_window_holds_the_last_examples_oldest_first(size, batches):
     total = sum(num_rows for num_rows, _ in batches)
     prediction, label, weight, keys = made(0, total)
