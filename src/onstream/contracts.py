@@ -100,7 +100,15 @@ class Chunk:
 
 @runtime_checkable
 class Stream(Protocol):
-    """A replayable, partitioned source of examples."""
+    """A replayable, partitioned source of examples.
+
+    `live` tells whether it may be silent for long: it follows its source, or gives rows at a pace. Batches of a
+    live stream are cut by waiting too, those of others by row count alone.
+    """
+
+    @property
+    def live(self) -> bool:
+        """Whether it may be silent for long."""
 
     def read(self, positions: Positions, *, max_rows: int, stop: threading.Event) -> Iterator[Chunk]:
         """Yield chunks of at most `max_rows` rows, from `positions` on, until the end or until `stop` is set.
@@ -339,6 +347,7 @@ class Outcome:
     dropped: bool = False
 
 
+@runtime_checkable
 class Learner(Protocol):
     """How a batch becomes predictions and gradients. It sees arrays and does not know where rows live."""
 

@@ -67,12 +67,10 @@ def read_numbers(column: pa.Array) -> tuple[npt.NDArray[np.float64], Mask | None
 
 
 def read_truths(column: pa.Array) -> tuple[npt.NDArray[np.float64], Mask | None]:
-    """Read 0 and 1; NaN where null."""
+    """Read numbers, of texts "0", "1", "false" and "true" only; NaN where null."""
     column = _plain(column)
     if not _is_text(column.type):
-        numbers, bad = read_numbers(column)
-        strange: Mask = (numbers != 0.0) & (numbers != 1.0) & ~np.isnan(numbers)
-        return numbers, _either(bad, strange)
+        return read_numbers(column)
     choices = pa.array(_FALSE + _TRUE, column.type)
     found = pc.index_in(column, value_set=choices)
     known: Mask = found.is_valid().to_numpy(zero_copy_only=False)

@@ -103,6 +103,10 @@ class Features:
     columns : tuple of str
         The columns that are read, each once; to predict, those of labels, weights, times and groups need
         not be there.
+    groups : tuple of str
+        The columns by which metrics are grouped.
+    timed : bool
+        Whether rows have event times.
 
     Raises
     ------
@@ -142,6 +146,9 @@ class Features:
         )
         self.columns: tuple[str, ...] = tuple(dict.fromkeys(d.source for d in self._declarations))
 
+        self.groups = tuple(d.name for d in self._declarations if isinstance(d, Group))
+        self.timed = any(isinstance(d, EventTime) for d in self._declarations)
+
         standardized = [f for f in features if isinstance(f, Number) and f.standardize]
         # A transform that comes before changes what the moments are of, so it is in their name.
         self._moments = Moments([f"log({f.name})" if f.log else f.name for f in standardized])
@@ -153,9 +160,9 @@ class Features:
         self._slots = [_slot(d, field_of, exact_index) for d in self._declarations]
         self._num_numbers = sum(field.kind == "number" for field in fields)
         self._num_ids = {table.name: len(self.layout.ids(table.name)) for table in tables}
-        self._null_groups = {
-            d.name: hash_value(None, salt(d.name)) for d in self._declarations if isinstance(d, Group)
-        }
+        self.groups = tuple(d.name for d in self._declarations if isinstance(d, Group))
+        self.timed = any(isinstance(d, EventTime) for d in self._declarations)
+        self._null_groups = {name: hash_value(None, salt(name)) for name in self.groups}
 
     def encode(
         self,
@@ -482,7 +489,7 @@ def _label_slot(label: Label) -> LabelSlot:
     low, high, whole, expected = -_LARGEST, _LARGEST, False, "a finite number"
     read = read_numbers
     if label.task == "binary" and label.threshold is None:
-        read, expected = read_truths, "0 or 1"
+        read, low, high, whole, expected = read_truths, 0.0, 1.0, True, "0 or 1"
     if label.classes is not None:
         low, high, whole = 0.0, label.classes - 1.0, True
         expected = f"a whole number from 0 to {label.classes - 1}"
@@ -529,4 +536,4 @@ def _value_text(value: pa.Scalar) -> str:
         return str(value.as_py())[:_VALUE_LENGTH]
     except (ValueError, LookupError, ArithmeticError):
         # Arrow holds what Python has no value for: text that is no UTF-8, or dates out of its range.
-        return str(value)[:_VALUE_LENGTH]
+        return f"a {value.type} that cannot be shown"

@@ -215,7 +215,7 @@ def _is_truth(column: pa.Array) -> bool:
         truths, bad = read_truths(column)
     except ColumnError:
         return False
-    return bad is None and bool((~np.isnan(truths)).any())
+    return bad is None and set(truths[~np.isnan(truths)].tolist()) in ({0.0, 1.0}, {0.0}, {1.0})
 
 
 def _is_time(kind: pa.DataType) -> bool:

@@ -30,9 +30,9 @@ class DeadLetters:
 
     Notes
     -----
-    A job that goes on from a checkpoint calls `load` with the state it saved: lines written after that are
-    taken back, so each reject is there once. What `write` was given is in the file when it returns (synced by
-    `state`).
+    A job that goes on from a checkpoint calls `truncate` with the `size_bytes` that it saved there (or `load`
+    with the `state`, which has the counts too): lines written later are taken back, so each reject is there
+    once.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 64 << 20) -> None:
@@ -49,13 +49,14 @@ class DeadLetters:
 
     @property
     def size_bytes(self) -> int:
-        """The size of the file."""
-        return self.path.stat().st_size
+        """The size of the file, for a checkpoint: that much is synced to disk."""
+        os.fsync(self._file.fileno())
+        return self._size()
 
     def write(self, rejects: Iterable[Reject]) -> None:
         """Count the rejects, and append them while there is room."""
         lines: list[bytes] = []
-        room = self.max_bytes - self.size_bytes - len(self._note)
+        room = self.max_bytes - self._size() - len(self._note)
         for reject in rejects:
             self.counts[reject.reason] += 1
             line = _line(reject)
@@ -73,17 +74,16 @@ class DeadLetters:
         StreamError
             If the file is shorter than that: lines are lost.
         """
-        if size_bytes > self.size_bytes:
+        if size_bytes > self._size():
             raise StreamError(
-                f"dead letters {str(self.path)!r}: {self.size_bytes} bytes are there, {size_bytes} were "
+                f"dead letters {str(self.path)!r}: {self._size()} bytes are there, {size_bytes} were "
                 f"written before the checkpoint; the file was replaced or cut"
             )
         os.ftruncate(self._file.fileno(), size_bytes)
         self._full = self._ends_with_note()
 
     def state(self) -> State:
-        """Sync the file, and return its size and the counts."""
-        os.fsync(self._file.fileno())
+        """Return the size of the file, synced, and the counts."""
         return State(facts={"size_bytes": self.size_bytes, "counts": dict(self.counts)})
 
     def load(self, state: State) -> None:
@@ -105,14 +105,17 @@ class DeadLetters:
         """Close."""
         self.close()
 
+    def _size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
     def _ends_with_note(self) -> bool:
         """Return whether the file says that nothing more is written to it."""
         size = len(self._note)
-        return os.pread(self._file.fileno(), size, max(0, self.size_bytes - size)) == self._note
+        return os.pread(self._file.fileno(), size, max(0, self._size() - size)) == self._note
 
     def _drop_torn_line(self) -> None:
         """Remove what a crash left of a line, so that every line is JSON."""
-        size = end = self.size_bytes
+        size = end = self._size()
         while end:
             begin = max(0, end - 65536)
             newline = os.pread(self._file.fileno(), end - begin, begin).rfind(b"\n")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +19,24 @@ __all__ = ["JsonLinesParser", "infer_types"]
 
 
 def infer_types(text: bytes) -> dict[str, pa.DataType]:
-    """Return the columns and types of the valid objects at the beginning of a text."""
-    good = b"".join(line + b"\n" for line in text.split(b"\n") if _complaint(line) is None)
-    if not good:
-        return {}
-    options = pa_json.ReadOptions(use_threads=False, block_size=len(good) + 1)
-    table = pa_json.read_json(pa.BufferReader(good), read_options=options)
-    return {f.name: pa.string() if pa.types.is_null(f.type) else f.type for f in table.schema}
+    """Return the columns and types of the valid objects at the beginning of a text.
+
+    A field of values that do not go together has the type of the first; one without values is a string.
+    """
+    values: dict[str, list[Any]] = {}
+    for line in text.split(b"\n"):
+        if _complaint(line) is None:
+            for name, value in json.loads(line).items():
+                values.setdefault(name, []).append(value)
+    return {name: _common_type([v for v in found if v is not None]) for name, found in values.items()}
+
+
+def _common_type(values: list[Any]) -> pa.DataType:
+    """Return the type of some values without None."""
+    for some in (values, values[:1]):
+        with suppress(pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            return pa.array(some).type if some else pa.string()
+    return pa.string()
 
 
 @dataclass

@@ -135,6 +135,16 @@ class Log:
         self._prepare()
 
     @property
+    def live(self) -> bool:
+        """Whether it follows what is appended or gives rows at a pace."""
+        return self.follow or self.rate is not None
+
+    @property
+    def live(self) -> bool:
+        """Whether it may be silent for long: it follows, or has a rate."""
+        return self.follow or self.rate is not None
+
+    @property
     def first(self) -> int:
         """The offset of the oldest row that is there; `end` if there is none."""
         with self._transaction("BEGIN") as connection:

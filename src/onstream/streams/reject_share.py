@@ -25,8 +25,6 @@ class RejectShare:
         How many rows are recent; good and bad ones count.
     min_rows : int, default 1,000
         With fewer recent rows than this, `check` does not judge.
-    dead_letters : path, optional
-        Where the rejects are written, for the error's text.
 
     Notes
     -----
@@ -35,26 +33,18 @@ class RejectShare:
     Examples
     --------
     >>> share = RejectShare(0.5, min_rows=2)
-    >>> share.add(1, [Reject("a.csv", 0, "not valid JSON")] * 3)
+    >>> share.update(1, [Reject("a.csv", 0, "not valid JSON")] * 3)
     >>> share.share
     0.75
     """
 
-    def __init__(
-        self,
-        limit: float,
-        window_rows: int = 10_000,
-        min_rows: int = 1_000,
-        *,
-        dead_letters: str | os.PathLike[str] | None = None,
-    ) -> None:
+    def __init__(self, limit: float, window_rows: int = 10_000, min_rows: int = 1_000) -> None:
         """Begin with an empty window."""
         if not 0 <= limit <= 1:
             raise JobError(f"the limit of RejectShare must be from 0 to 1, got {limit!r}")
         self.limit = limit
         self.window_rows = window_rows
         self.min_rows = min_rows
-        self.dead_letters = dead_letters
         self._window: deque[tuple[int, Counter[str]]] = deque()
         self._num_rows = 0
         self._reasons: Counter[str] = Counter()
@@ -64,7 +54,7 @@ class RejectShare:
         """The share of bad rows among recent ones; 0 before any row."""
         return self._reasons.total() / self._num_rows if self._num_rows else 0.0
 
-    def add(self, num_good: int, rejects: Sequence[Reject]) -> None:
+    def update(self, num_good: int, rejects: Sequence[Reject]) -> None:
         """Take in one batch: the number of its good rows, and its rejects."""
         num_rows = num_good + len(rejects)
         if not num_rows:
@@ -78,13 +68,13 @@ class RejectShare:
             self._num_rows -= old_rows
             self._reasons -= old_reasons
 
-    def check(self) -> None:
-        """Raise BadInputError if the share is above the limit."""
+    def check(self, dead_letters: str | os.PathLike[str] | None = None) -> None:
+        """Raise BadInputError if the share is above the limit; `dead_letters` is where to look at the rows."""
         if self._num_rows < self.min_rows or self.share <= self.limit:
             return
         # Ties by name: the text must not depend on the order of arrival.
         top = sorted(self._reasons.items(), key=lambda item: (-item[1], item[0]))[:_TOP]
-        where = "" if self.dead_letters is None else f"; the rows are in {os.fspath(self.dead_letters)!r}"
+        where = "" if dead_letters is None else f"; the rows are in {os.fspath(dead_letters)!r}"
         raise BadInputError(
             f"{self._reasons.total()} of the last {self._num_rows} rows ({self.share:.1%}) are bad, "
             f"the limit is {self.limit:.1%}: "

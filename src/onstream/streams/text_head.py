@@ -44,13 +44,12 @@ class Head:
 
     def infer_types(self) -> dict[str, pa.DataType]:
         """Return the types that the first rows suggest. Raises StreamError if they cannot be parsed."""
+        if self.dialect is None:
+            return json_lines.infer_types(self.sample)
         # Text that is not UTF-8 seems to be binary; its rows are to be rejected, not taken as bytes.
         as_string = (pa.types.is_null, pa.types.is_binary)
         try:
-            if self.dialect is None:
-                types = json_lines.infer_types(self.sample)
-            else:
-                types = delimited.infer_types(self.sample, self.names, self.dialect)
+            types = delimited.infer_types(self.sample, self.names, self.dialect)
         except pa.ArrowInvalid as error:
             raise StreamError(
                 f"the columns of {str(self.path)!r} cannot be inferred: {error}; give schema="
@@ -78,7 +77,8 @@ def read_head(
     size = _HEAD_BYTES
     while True:
         data = source.read_at(0, size)
-        at_end = len(data) < size
+        num_bytes = len(data)
+        at_end = num_bytes < size
         if at_end and not follow and data[-1:] not in (b"", b"\n"):
             data += b"\n"
         mark = len(_BYTE_ORDER_MARK) if data.startswith(_BYTE_ORDER_MARK) else 0
@@ -102,7 +102,7 @@ def read_head(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise StreamError(f"{str(path)!r} has more than one column {twice[0]!r}; give column_names=")
-    return Head(path, min(start, len(data)), names, data[start:end], dialect)
+    return Head(path, min(start, num_bytes), names, data[start:end], dialect)
 
 
 def _header_end(data: bytes, start: int) -> int:

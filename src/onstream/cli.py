@@ -1,0 +1,268 @@
+"""The command line; every command is one thin function over the rooms below."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import pyarrow as pa
+import typer
+from rich.console import Console
+from rich.pretty import pretty_repr
+from rich.table import Table
+
+from onstream.checkpoints import CheckpointLog, LocalStore, Manifest
+from onstream.errors import JobError, OnstreamError
+from onstream.features import guess, render
+from onstream.job import load_job
+from onstream.streams import Files
+from onstream.templates import TEMPLATES, job_text, write_sample
+from onstream.terminal import size_text, watching
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Train a model on a live stream and serve it while it learns.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+checkpoints = typer.Typer(help="Look at and tend the checkpoints of a model directory.", no_args_is_help=True)
+app.add_typer(checkpoints, name="checkpoints")
+
+JobFile = Annotated[Path, typer.Argument(help="The job file.", show_default=False)]
+Directory = Annotated[Path, typer.Argument(help="The model directory.", show_default=False)]
+Which = Annotated[str | None, typer.Argument(help="A version or tag; the newest by default.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, such as batch_size=4096 or learner.lr=0.01."),
+]
+
+_SAMPLE_ROWS = 5_000
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The job file to write.", show_default=False)],
+    template: Annotated[str, typer.Option(help=f"The network: {', '.join(TEMPLATES)}.")] = "deepfm",
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="FILE", help="Guess the features from this file, directory or glob.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+) -> None:
+    """Write a job file to edit. Without --from it comes with a sample of made-up clicks to learn from."""
+    if path.exists() and not force:
+        raise JobError(f"{path} exists; choose another name, or say --force")
+    directory = f"models/{path.stem}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if source is None:
+        sample = path.with_name(f"{path.stem}-sample.csv")
+        text = job_text(str(path), template, str(sample), directory)
+        write_sample(sample)
+        say(f"wrote {sample}: made-up clicks, to be replaced by your data")
+    else:
+        text = job_text(str(path), template, source, directory, _guessed(source))
+    path.write_text(text)
+    say(f"wrote {path}; next:\n  onstream check {path}\n  onstream train {path}")
+
+
+@app.command()
+def check(
+    path: JobFile,
+    changes: Changes = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 3,
+) -> None:
+    """Print the resolved job, the first rows as the model sees them, and what it predicts untrained."""
+    job = load_job(path).replace(parse_changes(changes))
+    found = job.check(rows)
+    say(pretty_repr(job.describe(), max_width=out.width))
+    say("\ncolumns of the stream: " + ", ".join(f"{f.name} ({f.type})" for f in found.schema))
+    for i, row in enumerate(found.rows):
+        grid = Table(title=f"row {i + 1}", title_justify="left", box=None, padding=(0, 2), show_header=False)
+        for name, value in row.items():
+            grid.add_row(name, str(value))
+        out.print(grid)
+    for reject in found.rejects:
+        say(f"rejected: {reject.partition} at {reject.position}: {reject.reason}")
+    for name, values in found.outputs.items():
+        say(f"predicted {name}, untrained: {values}")
+    say(f"{path} is fine" if found.rows else f"{path} is fine, but its stream has no rows yet")
+
+
+@app.command()
+def train(
+    path: JobFile,
+    changes: Changes = None,
+    every: Annotated[float, typer.Option(metavar="SECONDS", help="Between lines where there is no terminal.")] = 5.0,
+) -> None:
+    """Train until the stream ends, going on from the newest checkpoint. Ctrl-C stops with a checkpoint."""
+    job = load_job(path).replace(parse_changes(changes))
+    with watching(out, f"onstream train {path}", every_s=every) as view:
+        summary = job.train(view)
+    progress = summary.progress
+    say(
+        f"{'stopped' if summary.stopped else 'the stream ended'}: {summary.learned:,} examples learned now, "
+        f"{progress.examples:,} in all; "
+        + (f"checkpoint {progress.version} in {job.directory} holds them" if progress.version else "nothing to keep")
+    )
+    for name, label in progress.report.labels.items():
+        numbers = ", ".join(f"{key} {value:.4f}" for key, value in label.overall.items() if "bound" not in key)
+        say(f"{name}, predicted before learning, over {label.examples:,} examples: {numbers}")
+    if signal.SIGINT in summary.signals:
+        raise typer.Exit(130)
+
+
+@checkpoints.command("list")
+def list_checkpoints(directory: Directory) -> None:
+    """List the versions, oldest first, with their tags."""
+    log = _log(directory)
+    tags: dict[int, list[str]] = {}
+    for name, version in log.tags().items():
+        tags.setdefault(version, []).append(name)
+    table = Table(box=None, padding=(0, 2))
+    for title in ("version", "examples", "rows", "size", "tags"):
+        table.add_column(title, justify="left" if title == "tags" else "right")
+    for version in log.versions():
+        try:
+            manifest = log.read(version)
+        except OnstreamError as error:
+            table.add_row(str(version), "damaged", "", "", str(error))
+            continue
+        table.add_row(str(version), _examples(manifest), *_sizes(manifest), " ".join(tags.get(version, [])))
+    out.print(table)
+
+
+@checkpoints.command("show")
+def show_checkpoint(directory: Directory, which: Which = None) -> None:
+    """Print what a version holds."""
+    log = _log(directory)
+    manifest = log.read(log.resolve(which))
+    say(f"version {manifest.version}, grown from {manifest.parent}")
+    say(pretty_repr({"positions": manifest.positions, "facts": manifest.facts}, max_width=out.width))
+    for name, chain in manifest.tables.items():
+        say(f"table {name}: {chain.shape}")
+        for segment in chain.segments:
+            say(f"  {segment.name}  {segment.rows:,} rows, {segment.deleted:,} deletions, {size_text(segment.size_bytes)}")
+    for name, file in manifest.states.items():
+        say(f"state {name}: {file.name}  {size_text(file.size_bytes)}")
+
+
+@checkpoints.command()
+def tag(
+    directory: Directory,
+    name: Annotated[str, typer.Argument(help="Such as production.", show_default=False)],
+    which: Which = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the tag away.")] = False,
+) -> None:
+    """Point a tag to a version, which then stays. Moving it back is a rollback of what is served."""
+    log = _log(directory)
+    if remove:
+        log.untag(name)
+        say(f"{name} is no tag any more")
+        return
+    version = log.resolve(which)
+    log.tag(name, version)
+    say(f"{name} is version {version}")
+
+
+@checkpoints.command()
+def rollback(directory: Directory, which: Annotated[str, typer.Argument(help="A version or tag.")]) -> None:
+    """Make an older version the newest again: training goes on from there."""
+    with _log(directory) as log:
+        version = log.resolve(which)
+        manifest = log.rollback(version)
+    say(f"version {manifest.version} is version {version} again; training goes on from it")
+
+
+@checkpoints.command()
+def verify(directory: Directory, which: Which = None) -> None:
+    """Check every byte of a version, or of all; exit with 1 if something is wrong."""
+    log = _log(directory)
+    problems = log.verify(None if which is None else log.resolve(which))
+    for problem in problems:
+        say(problem)
+    if problems:
+        raise typer.Exit(1)
+    say(f"{'all versions are' if which is None else f'version {which} is'} whole")
+
+
+@checkpoints.command()
+def compact(directory: Directory) -> None:
+    """Merge the segments of every table into one, as a new version with the same content."""
+    with _log(directory) as log:
+        manifest = log.restore()
+        if manifest is None:
+            raise JobError(f"{directory} holds no checkpoint")
+        merged = log.compact(manifest, full=True)
+        if merged == 0:
+            say("there is nothing to merge")
+            return
+        manifest = log.recommit()
+    say(f"version {manifest.version}: {merged} tables merged, {_sizes(manifest)[1]} in all")
+
+
+# ------------------------------------------------------------------------------------------- helpers
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print text as it is."""
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def parse_changes(changes: list[str] | None) -> dict[str, Any]:
+    """Return ``NAME=VALUE`` texts as a mapping."""
+    parsed = {}
+    for change in changes or []:
+        name, equals, value = change.partition("=")
+        if not equals or not name:
+            raise JobError(f"--set takes NAME=VALUE, such as --set batch_size=4096, got {change!r}")
+        parsed[name] = value
+    return parsed
+
+
+def _guessed(source: str) -> list[str]:
+    files = Files(source)
+    sample: list[pa.RecordBatch] = []
+    for chunk in files.read({}, max_rows=_SAMPLE_ROWS, stop=threading.Event()):
+        sample.append(chunk.batch)
+        break
+    if not sample:
+        raise JobError(f"{source} has no rows to guess features from")
+    return render(guess(sample[0].schema, pa.Table.from_batches(sample)))
+
+
+def _log(directory: Path) -> CheckpointLog:
+    if not directory.is_dir():
+        raise JobError(f"there is no model directory {str(directory)!r}")
+    return CheckpointLog(LocalStore(directory), report=say)
+
+
+def _examples(manifest: Manifest) -> str:
+    examples = manifest.facts.get("examples")
+    return f"{examples:,}" if isinstance(examples, int) else "-"
+
+
+def _sizes(manifest: Manifest) -> tuple[str, str]:
+    segments = [segment for chain in manifest.tables.values() for segment in chain.segments]
+    rows = sum(segment.rows for segment in segments)
+    size = sum(file.size_bytes for file in manifest.files())
+    return f"{rows:,}", size_text(size)
+
+
+def main() -> NoReturn:
+    """Run the command line: exit code 0 if all went well, 1 if not, 2 if a job or an option is wrong."""
+    try:
+        app()
+    except JobError as error:
+        err.print(f"onstream: {error}", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except OnstreamError as error:
+        err.print(f"onstream: {error}", markup=False, soft_wrap=True)
+        sys.exit(1)
+    sys.exit(0)

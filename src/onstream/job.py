@@ -1,0 +1,317 @@
+"""A job: what to read, what it means, what learns, and where it is kept."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from onstream.contracts import Learner, Reject, RowPolicy, Stream
+from onstream.errors import JobError, OnstreamError
+from onstream.evaluate import Prometheus, Sink, TensorBoard
+from onstream.features import Declaration, Features
+from onstream.tables import Adagrad, Uniform
+from onstream.trainer import Observer, Settings, Summary, Trainer
+
+__all__ = ["Check", "Job", "load_job"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a job makes of the beginning of its stream.
+
+    Attributes
+    ----------
+    rows : list of dict
+        The first rows as they are read: name to encoded form, or the reason why a row is rejected.
+    rejects : tuple of Reject
+        Rows of that beginning that could not even be decoded.
+    schema : pyarrow.Schema
+        The columns of the stream, of which the features read some.
+    outputs : dict of str to list of float
+        What the network, untrained, predicts for the good ones of these rows.
+    """
+
+    rows: list[dict[str, Any]]
+    rejects: tuple[Reject, ...]
+    schema: pa.Schema
+    outputs: dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Job(Settings):
+    """A model that learns from a stream.
+
+    Parameters
+    ----------
+    stream : Stream
+        What to read, such as `Files` or `Log`.
+    features : sequence of declarations
+        What the columns mean: `Id`, `IdList`, `Number`, `Tensor`, `Label`, `Weight`, `EventTime`, `Group`.
+    learner : Learner
+        What learns, such as `Torch`.
+    directory : path
+        Where checkpoints and dead letters are kept. A job whose directory has checkpoints goes on from the newest.
+    optimizer, initial, admission, expiry : RowPolicy, optional
+        Of the embedding rows of features that name none: `Adagrad`, `Uniform`, admitted at first sight, kept
+        for ever. An expiry needs an `EventTime`.
+    tensorboard : path, optional
+        Write TensorBoard event files there (needs ``onstream[tensorboard]``).
+    prometheus : int, optional
+        Serve metrics on this port of 127.0.0.1; 0 takes a free one (needs ``onstream[prometheus]``).
+    **settings
+        As `onstream.trainer.Settings`: batch_size, checkpoint_every_s and so on.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from onstream import Files, Id, Job, Label, Torch
+    >>> class Sum(nn.Module):
+    ...     def forward(self, x):
+    ...         return x.stack().sum((1, 2))
+    >>> job = Job(Files("clicks.csv"), [Id("user", dim=1), Label("click")], Torch(Sum), "models/clicks")
+    >>> job.describe()["settings"]["batch_size"]
+    1024
+    """
+
+    stream: Stream
+    features: Sequence[Declaration]
+    learner: Learner
+    directory: str | Path
+    optimizer: RowPolicy | None = None
+    initial: RowPolicy | None = None
+    admission: RowPolicy | None = None
+    expiry: RowPolicy | None = None
+    tensorboard: str | Path | None = None
+    prometheus: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts are what they should be."""
+        super().__post_init__()
+        for name, kind in (("stream", Stream), ("learner", Learner)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise JobError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+
+    def encoder(self) -> Features:
+        """Return the features, resolved to their layout."""
+        policies = {
+            "optimizer": self.optimizer or Adagrad(),
+            "initial": self.initial or Uniform(),
+            "admission": self.admission,
+            "expiry": self.expiry,
+        }
+        features = Features(self.features, defaults=policies)
+        expiring = [spec.name for spec in features.layout.tables if spec.policy.get("expiry")]
+        if expiring and not features.timed:
+            raise JobError("an expiry counts event time; declare its column, such as EventTime('timestamp')")
+        return features
+
+    def train(self, observer: Observer | None = None, *, stop: threading.Event | None = None) -> Summary:
+        """Train from the newest checkpoint until the stream ends, `stop` is set, or SIGTERM or SIGINT comes.
+
+        Raises
+        ------
+        OnstreamError
+            As `Trainer.run` says.
+        """
+        stop = stop or threading.Event()
+        with ExitStack() as stack:
+            received = stack.enter_context(_stopped_by_signals(stop))
+            sinks = [stack.enter_context(closing(sink)) for sink in self._sinks()]
+            summary = self.trainer(sinks=sinks, observer=observer).run(stop)
+        return replace(summary, signals=tuple(received))
+
+    def trainer(self, *, sinks: Sequence[Sink] = (), observer: Observer | None = None) -> Trainer:
+        """Return the trainer of this job, ready to run."""
+        features = self.encoder()
+        return Trainer(
+            _selected(self.stream, features.columns),
+            features,
+            self.learner,
+            self.directory,
+            settings=self.only(),
+            facts={"job": self.describe()},
+            sinks=sinks,
+            observer=observer,
+        )
+
+    def check(self, num_rows: int = 3) -> Check:
+        """Read the first rows, encode them, and let the untrained network predict them.
+
+        Raises
+        ------
+        OnstreamError
+            For whatever would keep the job from running.
+        """
+        features = self.encoder()
+        stop = threading.Event()
+        chunks = self.stream.read({}, max_rows=max(num_rows, 1), stop=stop)
+        first = list(islice(chunks, 1))
+        stop.set()
+        if not first:
+            return Check([], (), self.stream.schema(), {})
+        batch = first[0].batch.slice(0, num_rows)
+        rows = features.preview(batch, num_rows)
+        outputs = self.trainer().predict(batch)
+        return Check(rows, tuple(first[0].rejects), self.stream.schema(), {k: v.tolist() for k, v in outputs.items()})
+
+    def describe(self) -> dict[str, Any]:
+        """Return the job as JSON values, for people and for the checkpoint."""
+        return {
+            "stream": _describe(self.stream),
+            "features": self.encoder().describe(),
+            "learner": _describe(self.learner),
+            "directory": str(self.directory),
+            "settings": asdict(self.only()),
+        }
+
+    def replace(self, changes: Mapping[str, Any]) -> Job:
+        """Return the job with some settings changed.
+
+        Parameters
+        ----------
+        changes : mapping of str to value
+            By name; a dot reaches into a part, as in "learner.lr". A text is read as a Python literal where it
+            is one, so that "1024" is a number.
+
+        Raises
+        ------
+        JobError
+            If there is no setting of that name, or it cannot have that value.
+        """
+        job = self
+        for name, value in changes.items():
+            job = _changed(job, name.split("."), _literal(value), name)
+        return job
+
+    def _sinks(self) -> Iterator[Sink]:
+        if self.tensorboard is not None:
+            yield TensorBoard(self.tensorboard)
+        if self.prometheus is not None:
+            yield Prometheus(self.prometheus)
+
+
+def load_job(path: str | Path) -> Job:
+    """Run a job file and return the `Job` that it makes.
+
+    Raises
+    ------
+    JobError
+        If the file cannot be read, fails, or makes no job or several; the message names file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise JobError(f"there is no job file {str(path)!r}; `onstream init {path}` writes one")
+    # A job file may import its neighbours, as a script may.
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        made = runpy.run_path(str(path))
+    except OnstreamError as error:
+        raise JobError(f"{_where(path, error)}: {error}") from error
+    except Exception as error:
+        raise JobError(f"{_where(path, error)}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    jobs = {id(value): value for value in made.values() if isinstance(value, Job)}
+    if len(jobs) != 1:
+        found = "no Job" if not jobs else f"{len(jobs)} Jobs"
+        raise JobError(f"{path}: a job file makes one Job, as in `job = Job(...)`; this one makes {found}")
+    return next(iter(jobs.values()))
+
+
+def _where(path: Path, error: BaseException) -> str:
+    """Return the place in the job file at which an error came up."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{path}, line {error.lineno}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    return f"{path}, line {lines[-1]}" if lines else str(path)
+
+
+def _selected(stream: Stream, columns: Sequence[str]) -> Stream:
+    """Return the stream decoding only these columns, if it can."""
+    select = getattr(stream, "select", None)
+    return stream if select is None else select(columns)
+
+
+def _literal(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    plain = {"true": True, "false": False, "null": None}
+    if value.lower() in plain:
+        return plain[value.lower()]
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _changed(part: Any, path: list[str], value: Any, whole: str) -> Any:
+    """Return a copy of a part with one setting changed."""
+    names = [f.name for f in fields(part) if f.init or f.name in vars(part)] if is_dataclass(part) else []
+    if path[0] not in names:
+        raise JobError(f"there is no setting {whole!r}; {type(part).__name__} has {', '.join(sorted(names))}")
+    if len(path) > 1:
+        value = _changed(getattr(part, path[0]), path[1:], value, whole)
+    own = getattr(part, "replace", None)
+    try:
+        if own is not None and not isinstance(part, Job):
+            return own(**{path[0]: value})
+        changed = replace(part, **{path[0]: value})
+    except (TypeError, ValueError) as error:
+        raise JobError(f"{whole}={value!r}: {error}") from error
+    return changed
+
+
+def _describe(part: Any) -> dict[str, Any]:
+    """Return what can be told of a part as plain values."""
+    described: dict[str, Any] = {"kind": type(part).__name__}
+    for item in fields(part) if is_dataclass(part) else ():
+        if item.init or item.name in vars(part):
+            value = getattr(part, item.name)
+            plain = isinstance(value, str | int | float | bool | type(None))
+            text = value if plain else _name(value)
+            if plain or " object at 0x" not in text:
+                described[item.name] = text
+    return described
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, type) or callable(value):
+        return str(getattr(value, "__qualname__", type(value).__name__))
+    text = str(value)
+    return text if len(text) < 200 else f"{text[:200]}..."
+
+
+@contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[list[int]]:
+    """Let SIGTERM and SIGINT set `stop`; a second one acts as usual. Gives the signals that came."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, _: object) -> None:
+        received.append(number)
+        stop.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
