@@ -149,11 +149,6 @@ class Files:
         """Whether it follows its files or gives rows at a pace."""
         return self.follow or self.rate is not None
 
-    @property
-    def live(self) -> bool:
-        """Whether it may be silent for long: it follows, or has a rate."""
-        return self.follow or self.rate is not None
-
     def select(self, names: Iterable[str]) -> Files:
         """Return the same stream, decoding only these of its columns."""
         wanted = tuple(n for n in dict.fromkeys(names) if self.columns is None or n in self.columns)

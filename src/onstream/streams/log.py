@@ -140,11 +140,6 @@ class Log:
         return self.follow or self.rate is not None
 
     @property
-    def live(self) -> bool:
-        """Whether it may be silent for long: it follows, or has a rate."""
-        return self.follow or self.rate is not None
-
-    @property
     def first(self) -> int:
         """The offset of the oldest row that is there; `end` if there is none."""
         with self._transaction("BEGIN") as connection:

@@ -69,7 +69,7 @@ class RejectShare:
             self._reasons -= old_reasons
 
     def check(self, dead_letters: str | os.PathLike[str] | None = None) -> None:
-        """Raise BadInputError if the share is above the limit; `dead_letters` is where to look at the rows."""
+        """Raise BadInputError if the share is above the limit; its text names the file `dead_letters`."""
         if self._num_rows < self.min_rows or self.share <= self.limit:
             return
         # Ties by name: the text must not depend on the order of arrival.
