@@ -116,7 +116,7 @@ class Features:
     Notes
     -----
     The result depends on the declarations, the state and the rows alone. With ``learn=False``, `encode`
-    changes nothing and may be called from several threads; with ``learn=True``, from one.
+    changes nothing and may be called from any thread at any time; with ``learn=True``, from one at a time.
 
     Examples
     --------
@@ -255,33 +255,6 @@ class Features:
         """
         defaults = {name: declare_policy(facts) for name, facts in described["defaults"].items()}
         return cls([declare(facts) for facts in described["declarations"]], defaults=defaults)
-
-    def heirs(self, described: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-        """Return, for each table, the tables of an earlier job whose rows it goes on with.
-
-        Use it to go on from a checkpoint when features were added, taken away or regrouped.
-
-        Parameters
-        ----------
-        described : mapping
-            What `describe` returned when the checkpoint was made.
-
-        Returns
-        -------
-        dict of str to tuple of str
-            A table goes on with every earlier one of the same dim that held rows of one of its features. Keys
-            are salted by feature, so rows of several tables never meet under one key.
-        """
-        owner = {d.name: row_owner(d) for d in self._declarations if isinstance(d, Id | IdList | Number)}
-        return {
-            table.name: tuple(
-                earlier["name"]
-                for earlier in described["tables"]
-                if earlier["dim"] == table.dim
-                and {owner[name] for name in table.features} & set(earlier["features"])
-            )
-            for table in self.layout.tables
-        }
 
     # ------------------------------------------------------------------------------------ encoding
 

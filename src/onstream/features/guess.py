@@ -115,8 +115,10 @@ def _source(declaration: Declaration) -> str:
     parts = []
     for item in dataclasses.fields(declaration):
         value = getattr(declaration, item.name)
-        usual = (None, DEFAULT_DIM) if item.name == "dim" else (item.default,)
-        if value not in usual:
+        usual = item.default
+        if item.name == "dim" and value == DEFAULT_DIM and getattr(declaration, "shared", None) is None:
+            usual = DEFAULT_DIM
+        if value != usual:
             parts.append(_literal(value) if not item.kw_only else f"{item.name}={_literal(value)}")
     return f"{type(declaration).__name__}({', '.join(parts)})"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,22 @@ from onstream.contracts import Array
 
 __all__ = ["Moments"]
 
+Floats: TypeAlias = npt.NDArray[np.float64]
+
 # The farthest from the mean that a standardised value is shown, so that it stays finite in float32.
 _FARTHEST = float(np.finfo(np.float32).max)
 
 
+class _Sums(NamedTuple):
+    """Of each column: how many values, their mean, and the sum of their squared deviations from it."""
+
+    counts: Floats
+    means: Floats
+    squares: Floats
+
+
 class Moments:
-    """Count, mean and sum of squared deviations of several columns, batch by batch.
+    """Mean and variance of several columns, batch by batch.
 
     Parameters
     ----------
@@ -25,7 +36,8 @@ class Moments:
 
     Notes
     -----
-    Invariant: the arrays are replaced and never written to, so whoever holds them has a snapshot.
+    The arrays are replaced together and never written to: whoever holds them has a snapshot, and one thread
+    may standardise while another adds.
 
     References
     ----------
@@ -35,44 +47,46 @@ class Moments:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self.count = np.zeros(len(self.names))
-        self.mean = np.zeros(len(self.names))
-        self.squares = np.zeros(len(self.names))
+        zeros = np.zeros(len(self.names))
+        self._sums = _Sums(zeros, zeros, zeros)
 
-    def standardize(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def standardize(self, values: Floats) -> Floats:
         """Return `values`, (rows, columns), less the mean so far and over the deviation so far; NaN stays.
 
         Before any data the mean is 0 and the deviation 1; a column that never varied is divided by 1.
         """
-        std = np.sqrt(self.squares / np.maximum(self.count, 1.0))
+        count, mean, squares = self._sums
+        std = np.sqrt(squares / np.maximum(count, 1.0))
         std[std == 0.0] = 1.0
         with np.errstate(over="ignore"):
-            return np.clip((values - self.mean) / std, -_FARTHEST, _FARTHEST)
+            return np.clip((values - mean) / std, -_FARTHEST, _FARTHEST)
 
-    def add(self, values: npt.NDArray[np.float64]) -> None:
+    def add(self, values: Floats) -> None:
         """Take in `values`, (rows, columns); NaN is left out."""
         there = ~np.isnan(values)
         count = there.sum(axis=0).astype(np.float64)
         mean = np.where(there, values, 0.0).sum(axis=0) / np.maximum(count, 1.0)
         squares = (np.where(there, values - mean, 0.0) ** 2).sum(axis=0)
-        total = self.count + count
+        before = self._sums
+        total = before.counts + count
         share = count / np.maximum(total, 1.0)
-        apart = mean - self.mean
-        self.squares = self.squares + squares + apart**2 * self.count * share
-        self.mean = self.mean + apart * share
-        self.count = total
+        apart = mean - before.means
+        self._sums = _Sums(
+            total,
+            before.means + apart * share,
+            before.squares + squares + apart**2 * before.counts * share,
+        )
 
     def arrays(self) -> dict[str, Array]:
         """Return what there is to remember, one entry a column."""
-        return {"count": self.count, "mean": self.mean, "squares": self.squares}
+        return self._sums._asdict()
 
-    def load(self, names: Sequence[str], arrays: dict[str, Array]) -> None:
+    def load(self, names: Sequence[str], arrays: Mapping[str, Array]) -> None:
         """Go on from `arrays` of the columns `names`; columns that are not among them start fresh."""
-        fresh = Moments(self.names)
+        sums = _Sums(*(np.zeros(len(self.names)) for _ in _Sums._fields))
         place = {name: i for i, name in enumerate(names)}
         for at, name in enumerate(self.names):
             if name in place:
-                fresh.count[at] = arrays["count"][place[name]]
-                fresh.mean[at] = arrays["mean"][place[name]]
-                fresh.squares[at] = arrays["squares"][place[name]]
-        self.count, self.mean, self.squares = fresh.count, fresh.mean, fresh.squares
+                for field, array in sums._asdict().items():
+                    array[at] = arrays[field][place[name]]
+        self._sums = sums
