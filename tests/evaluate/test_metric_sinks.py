@@ -123,6 +123,7 @@ def test_prometheus_serves_the_numbers_of_the_job(prometheus):
         {
             "examples_per_second": 5000.5,
             "rejected_rows": 7,
+            "dropped_batches": 2,
             "checkpoint/version": 12,
             "checkpoint/age_s": 3.5,
             "lag/rows": 40,
@@ -143,6 +144,7 @@ def test_prometheus_serves_the_numbers_of_the_job(prometheus):
         ("onstream_report_timestamp_seconds",): 0,
         ("onstream_examples_per_second",): 5000.5,
         ("onstream_rejected_rows_total",): 7,
+        ("onstream_dropped_batches_total",): 2,
         ("onstream_checkpoint_version",): 12,
         ("onstream_checkpoint_age_seconds",): 3.5,
         ("onstream_lag_rows",): 40,

@@ -48,6 +48,7 @@ _GROUPED_AUC = _Family(
 _JOB_FAMILIES = {
     "examples_per_second": _Family("onstream_examples_per_second", "Examples learned from per second."),
     "rejected_rows": _Family("onstream_rejected_rows_total", "Rows of the stream that could not be used."),
+    "dropped_batches": _Family("onstream_dropped_batches_total", "Batches whose loss was not finite."),
     "checkpoint/version": _Family("onstream_checkpoint_version", "Version of the newest checkpoint."),
     "checkpoint/age_s": _Family("onstream_checkpoint_age_seconds", "Age of the newest checkpoint."),
     "lag/rows": _Family("onstream_lag_rows", "Rows of the stream not yet read."),
@@ -86,9 +87,9 @@ class Prometheus:
     -----
     Metrics of a `Report` become families such as ``onstream_auc_ratio{label="click",scope="window"}`` and
     ``onstream_grouped_auc_ratio{label="click",scope="window",group="user"}``. The job's own numbers are
-    "examples_per_second", "rejected_rows", "checkpoint/version", "checkpoint/age_s", "lag/rows",
-    "lag/bytes", "lag/s", "tables/<table>/rows" and "tables/<table>/bytes"; any other name appears as
-    ``onstream_metric{name="..."}``. A scrape sees one `write` whole: what the newest one lacks is gone.
+    "examples_per_second", "rejected_rows", "dropped_batches", "checkpoint/version", "checkpoint/age_s",
+    "lag/rows", "lag/bytes", "lag/s", "tables/<table>/rows" and "tables/<table>/bytes"; any other name
+    appears as ``onstream_metric{name="..."}``. A scrape sees one `write` whole: what the newest one lacks is gone.
     The registry of the process is not touched.
     """
 
