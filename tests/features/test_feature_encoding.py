@@ -224,7 +224,7 @@ def test_to_predict_labels_and_weights_are_read_where_they_can_be():
     features = everything()
     examples = [
         GOOD,
-        GOOD | {"y": 2, "weight": -1.0, "time": -5, "rating": math.inf},
+        GOOD | {"y": 2, "weight": -1.0, "time": 2**33, "rating": math.inf},
         GOOD | {"y": None, "weight": None, "time": None, "rating": None},
     ]
     batch = encode(features, pa.RecordBatch.from_pylist(examples, SCHEMA), learn=False)

@@ -56,6 +56,7 @@ def test_the_label_is_found_by_its_name_then_by_what_it_holds_then_as_the_last(c
         (pa.array(RANDOM.integers(0, 10**9, ROWS)), Number("x", standardize=True)),
         (pa.array(RANDOM.normal(size=ROWS)), Number("x", standardize=True)),
         (pa.array(RANDOM.lognormal(5, 2, ROWS)), Number("x", standardize=True, log=True)),
+        (pa.array(RANDOM.lognormal(5, 2, ROWS) - 1000), Number("x", standardize=True)),
         (pa.array([str(v) for v in range(ROWS)]), Number("x", standardize=True)),
         (pa.array(["Drama|War", "Comedy", "a", "b"] * 100), Id("x")),
         (pa.array(["Drama|War", "Comedy|War", "a"] * 134), IdList("x", separator="|")),

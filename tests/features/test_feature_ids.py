@@ -104,6 +104,11 @@ def test_a_decimal_with_a_fraction_is_a_reject():
     assert reasons(batch) == [(1, "column 'user': not a whole number")]
 
 
+@given(st.integers(-(10**19), 10**19))
+def test_a_decimal_without_a_fraction_is_exact(value):
+    assert one(pa.array([Decimal(value)], pa.decimal128(20, 0)))[0] == one([str(value)])[0]
+
+
 def test_text_that_is_no_utf8_is_an_id_and_its_reject_can_be_read():
     offsets = pa.py_buffer(np.array([0, 2, 65_600], np.int32).tobytes())
     column = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"\xff" * 65_600)])

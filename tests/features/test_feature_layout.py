@@ -1,7 +1,9 @@
 import json
 
+import pytest
 from encoded import Rule, encode, rows
 
+from onstream.errors import JobError
 from onstream.features import EventTime, Features, Group, Id, IdList, Label, Number, Tensor, Weight
 
 DEFAULTS = {"optimizer": Rule("adagrad", 0.05), "initial": Rule("uniform"), "admission": None}
@@ -85,6 +87,21 @@ def test_columns_are_those_that_are_read():
     assert (features.groups, features.timed, features.layout.weighted) == (("g",), True, True)
     plain = Features([Id("a"), Label("y")])
     assert (plain.groups, plain.timed, plain.layout.weighted) == ((), False, False)
+
+
+def test_a_description_says_what_is_not_at_its_default():
+    features = Features([Id("u"), Label("y")], defaults=DEFAULTS)
+    assert features.describe()["declarations"] == [
+        {"kind": "Id", "name": "u", "dim": 16},
+        {"kind": "Label", "name": "y"},
+    ]
+
+
+def test_a_description_from_elsewhere_is_refused_in_words():
+    with pytest.raises(JobError, match="'Cross' is no kind of feature; there are Id, IdList"):
+        Features.restore({"declarations": [{"kind": "Cross"}], "defaults": {}})
+    with pytest.raises(JobError, match="described by another version of onstream"):
+        Features.restore({"declarations": [{"kind": "Id", "name": "u", "depth": 3}], "defaults": {}})
 
 
 def test_features_come_back_from_their_description():

@@ -68,6 +68,7 @@ def test_elements_may_be_dictionary_encoded():
 
 def test_nan_among_floats_is_a_null_and_is_skipped():
     assert one([[1.0, float("nan")], [None, 2.0]])[0] == model([[1], [2]])
+    assert one([[1.0, float("nan")], [2.0]])[0] == model([[1], [2]])
 
 
 def test_a_list_of_lists_is_no_list_of_ids():

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from encoded import encode, keys_of, reasons, rows
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from onstream.core import hash_value, salt
@@ -57,6 +57,7 @@ def test_text_that_is_no_number_is_a_reject():
 
 
 @given(st.lists(st.text("0123456789.+-eEinfa()_ x٣", max_size=6) | st.floats().map(str)))
+@example(["infinity", "+INF", "-nan(7)", "1.", ".5", "x"])
 def test_a_text_is_judged_alike_whatever_its_neighbours_are(texts):
     together, batch = one(pa.array(texts, pa.string()))
     alone = [one([text]) for text in texts]

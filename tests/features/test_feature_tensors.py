@@ -27,6 +27,7 @@ def one(column, shape=(2, 3), **settings):
         pa.array([row.tobytes() for row in FLAT], pa.large_binary()),
         pa.array([row.tobytes() for row in FLAT], pa.binary(6)),
         pa.array([b"???", *(row.tobytes() for row in FLAT), b"??"])[1:3],
+        pa.array([b"???", *(row.tobytes() for row in FLAT), b"??"], pa.large_binary())[1:3],
         pa.array([[9] * 6, *FLAT.tolist(), [9] * 6], pa.list_(pa.uint8(), 6))[1:3],
         pa.FixedShapeTensorArray.from_numpy_ndarray(IMAGE),
     ],

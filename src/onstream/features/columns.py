@@ -61,8 +61,6 @@ def read_numbers(column: pa.Array) -> tuple[npt.NDArray[np.float64], Mask | None
         numbers = pc.cast(column, pa.float64(), safe=False)
     else:
         raise ColumnError(f"{_type_text(column)} cannot be read as numbers")
-    if numbers.null_count:
-        numbers = numbers.fill_null(float("nan"))
     return numbers.to_numpy(zero_copy_only=False), bad
 
 
@@ -111,10 +109,7 @@ def read_blocks(column: pa.Array, size: int) -> tuple[npt.NDArray[Any], Mask | N
             flat = flat.flatten()
         if not _is_numeric(flat.type):
             raise ColumnError(f"{_type_text(column)} cannot be read as a tensor")
-        numbers = pc.cast(flat, pa.float32(), safe=False)
-        if numbers.null_count:
-            numbers = numbers.fill_null(float("nan"))
-        values = numbers.to_numpy(zero_copy_only=False)
+        values = pc.cast(flat, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     elif pa.types.is_null(kind):
         return np.zeros((len(column), size), np.float32), np.ones(len(column), bool)
     else:
