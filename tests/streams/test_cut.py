@@ -68,17 +68,17 @@ def test_rows_of_one_chunk_are_not_copied():
 def test_neighbours_of_one_schema_and_partition_become_one_batch():
     other = pa.record_batch({"n": ["x"]})
     chunks = [
-        Chunk(numbers(0, 2), "p", 2),
-        Chunk(numbers(2, 2), "p", 4),
-        Chunk(other, "p", 5),
+        Chunk(other, "p", 1),
+        Chunk(numbers(1, 2), "p", 3),
+        Chunk(numbers(3, 2), "p", 5),
         Chunk(numbers(0, 2), "q", 2),
         Chunk(numbers(2, 1), "q", 3),
     ]
     [made] = cut(chunks, rows=8)
-    assert [b.num_rows for b in made.batches] == [4, 1, 3]
+    assert [b.num_rows for b in made.batches] == [1, 4, 3]
     assert [(p.partition, p.starts.tolist()) for p in made.places] == [
-        ("p", [0, 1, 2, 3]),
-        ("p", [4]),
+        ("p", [0]),
+        ("p", [1, 2, 3, 4]),
         ("q", [0, 1, 2]),
     ]
     assert made.positions == {"p": 5, "q": 3}
@@ -100,6 +100,8 @@ def test_starts_continue_from_the_given_positions():
     chunk = Chunk(numbers(0, 2), "p", 60, np.array([50, 60]))
     [made] = cut([chunk], rows=2, positions={"p": 40})
     assert made.places[0].starts.tolist() == [40, 50]
+    [made] = cut([Chunk(numbers(0, 2), "p", 102)], rows=2)
+    assert made.places[0].starts.tolist() == [100, 101]
 
 
 class Arrivals:
@@ -131,6 +133,18 @@ def test_a_partial_batch_is_given_when_its_first_row_has_waited():
     cuts = cut(source, rows=2, max_wait_s=1.0, monotonic=lambda: source.now)
     given = [(source.now, c.num_rows, c.positions["p"]) for c in cuts]
     assert given == [(0.0, 2, 2), (0.6, 2, 4), (10.0, 1, 5), (21.0, 0, 6), (40.0, 1, 7)]
+
+
+def test_the_wait_begins_with_the_first_row_of_each_batch():
+    source = Arrivals(
+        (0.0, Chunk(numbers(0, 1), "p", 1)),
+        (0.6, Chunk(numbers(1, 1), "p", 2)),
+        (5.0, Chunk(numbers(2, 1), "p", 3)),
+        (5.5, Chunk(numbers(3, 3), "p", 6)),
+        (9.0, Chunk(numbers(6, 3), "p", 9)),
+    )
+    cuts = cut(source, rows=3, max_wait_s=1.0, monotonic=lambda: source.now)
+    assert [(source.now, c.num_rows) for c in cuts] == [(1.0, 2), (5.5, 3), (6.5, 1), (9.0, 3)]
 
 
 def test_waiting_works_with_ahead_and_needs_it(tmp_path):

@@ -63,10 +63,19 @@ def test_a_cut_file_gives_one_reject_and_the_stream_goes_on(tmp_path, kind):
     assert read(Files(tmp_path), positions_of(chunks)) == []
 
 
+def test_an_arrow_file_without_its_footer_gives_all_rows_and_one_reject(tmp_path):
+    path = write(tmp_path / "x.arrow", "file")
+    path.write_bytes(path.read_bytes()[:-3])
+    chunks = read(Files(path))
+    assert [row["n"] for row in rows_of(chunks)] == list(range(1_000))
+    assert rejects_of(chunks) == [(1_000, "damaged arrow file")]
+
+
 def test_damage_inside_a_parquet_file_keeps_the_rows_before_it(tmp_path):
     path = tmp_path / "x.parquet"
     table = pa.table({"n": range(1_000)})
-    pq.write_table(table, path, row_group_size=100, write_page_checksum=True, use_dictionary=False)
+    plain = {"use_dictionary": False, "compression": "none"}
+    pq.write_table(table, path, row_group_size=100, write_page_checksum=True, **plain)
     data = bytearray(path.read_bytes())
     at = pq.read_metadata(path).row_group(5).column(0).data_page_offset
     data[at + 400] ^= 0xFF

@@ -120,6 +120,18 @@ def test_retention_drops_whole_old_batches(tmp_path, retention, first):
     assert values(read(log, {"log": first})) == list(range(first, 51))
 
 
+def test_a_batch_is_dropped_once_those_after_it_hold_enough_bytes(tmp_path):
+    log = made(tmp_path)
+    log.append(numbers(0, 10))
+    with sqlite3.connect(log.path) as connection:
+        [size] = connection.execute("SELECT length(data) FROM batches").fetchone()
+    connection.close()
+    for i in range(1, 4):
+        log.append(numbers(10 * i, 10))
+    assert made(tmp_path, retention_bytes=2 * size + 1).trim() == 10
+    assert made(tmp_path, retention_bytes=2 * size).trim() == 10
+
+
 def test_trim_drops_what_has_grown_old(tmp_path):
     clock = FakeClock()
     log = made(tmp_path, clock=clock, retention_s=10)
@@ -225,10 +237,10 @@ def test_a_follower_gets_rows_of_its_own_process_and_stops(tmp_path):
 
 
 def test_threads_append_without_tearing_each_other(tmp_path):
-    log = made(tmp_path)
     ends = []
 
     def write(k):
+        log = made(tmp_path)
         ends.extend((log.append(pa.record_batch({"n": [k] * 7})), k) for _ in range(10))
 
     threads = [threading.Thread(target=write, args=(k,)) for k in range(4)]
@@ -236,7 +248,7 @@ def test_threads_append_without_tearing_each_other(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    found = values(read(log))
+    found = values(read(made(tmp_path)))
     assert sorted(end for end, _ in ends) == list(range(7, 281, 7))
     assert all(found[end - 7 : end] == [k] * 7 for end, k in ends)
 

@@ -121,14 +121,12 @@ class DelimitedParser:
         first, last, end = int(lines.starts[0]), int(lines.starts[-1]), int(lines.ends[-1])
         # pyarrow also ends rows at a lone carriage return, and a quote that is still open at the end swallows
         # the line end; neither changes the number of rows in a way that could be counted below.
-        returns = data.count(b"\r", first, end)
-        if returns and returns != data.count(b"\r\n", first, end):
-            return None
-        if (
-            self._quote
-            and data.find(self._quote, last, end) >= 0
-            and not self._closed(lines.line(len(lines) - 1))
+        if data.find(b"\r", first, end) >= 0 and (
+            data.count(b"\r", first, end) != data.count(b"\r\n", first, end)
         ):
+            return None
+        quoted = self._quote and data.find(self._quote, last, end) >= 0
+        if quoted and not self._closed(lines.line(len(lines) - 1)):
             return None
         try:
             batch = self._decode(whole, self._convert)
