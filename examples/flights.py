@@ -27,7 +27,9 @@ class DeepFM(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.deep = nn.Sequential(nn.LazyLinear(64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1))
+        self.deep = nn.Sequential(
+            nn.LazyLinear(64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1)
+        )
 
     def forward(self, x):
         v = x.stack()  # (rows, features, dim)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 
 import fbgemm_gpu  # noqa: F401  registers the operators
 import torch
-from bench.data import Ids
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     ComputeDevice,
     SplitTableBatchedEmbeddingBagsCodegen,
 )
+
+from bench.data import Ids
 
 OPTIMIZERS = {"adagrad": EmbOptimType.EXACT_ADAGRAD, "rowwise": EmbOptimType.EXACT_ROWWISE_ADAGRAD}
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import river
+from river import compose, linear_model, optim, preprocessing
+
 from bench import data
 from bench.peers import river_linear
-from river import compose, linear_model, optim, preprocessing
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from bench.data import Ids
 from torch import nn
 from torch.nn import functional as F
+
+from bench.data import Ids
 
 
 class DeepFM(nn.Module):

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import torch
-from bench.data import Ids
 from torch import nn
+
+from bench.data import Ids
 
 
 def pull_push(

@@ -171,15 +171,33 @@ bool hash_dictionary(const ArrowSchema& schema, const ArrowArray& array, uint64_
         return false;
     }
     switch (schema.format[0]) {
-        case 'c': gather_dictionary<int8_t>(array, salt, keys, faults, out, any_fault); return true;
-        case 'C': gather_dictionary<uint8_t>(array, salt, keys, faults, out, any_fault); return true;
-        case 's': gather_dictionary<int16_t>(array, salt, keys, faults, out, any_fault); return true;
-        case 'S': gather_dictionary<uint16_t>(array, salt, keys, faults, out, any_fault); return true;
-        case 'i': gather_dictionary<int32_t>(array, salt, keys, faults, out, any_fault); return true;
-        case 'I': gather_dictionary<uint32_t>(array, salt, keys, faults, out, any_fault); return true;
-        case 'l': gather_dictionary<int64_t>(array, salt, keys, faults, out, any_fault); return true;
-        case 'L': gather_dictionary<uint64_t>(array, salt, keys, faults, out, any_fault); return true;
-        default: why = "a dictionary with indices of format '" + std::string(schema.format) + "'"; return false;
+        case 'c':
+            gather_dictionary<int8_t>(array, salt, keys, faults, out, any_fault);
+            return true;
+        case 'C':
+            gather_dictionary<uint8_t>(array, salt, keys, faults, out, any_fault);
+            return true;
+        case 's':
+            gather_dictionary<int16_t>(array, salt, keys, faults, out, any_fault);
+            return true;
+        case 'S':
+            gather_dictionary<uint16_t>(array, salt, keys, faults, out, any_fault);
+            return true;
+        case 'i':
+            gather_dictionary<int32_t>(array, salt, keys, faults, out, any_fault);
+            return true;
+        case 'I':
+            gather_dictionary<uint32_t>(array, salt, keys, faults, out, any_fault);
+            return true;
+        case 'l':
+            gather_dictionary<int64_t>(array, salt, keys, faults, out, any_fault);
+            return true;
+        case 'L':
+            gather_dictionary<uint64_t>(array, salt, keys, faults, out, any_fault);
+            return true;
+        default:
+            why = "a dictionary with indices of format '" + std::string(schema.format) + "'";
+            return false;
     }
 }
 

@@ -49,7 +49,8 @@ Out<T> copy_of(const T* from, size_t n) {
 nb::object hash_arrow(nb::object column, uint64_t salt,
                       nb::ndarray<uint64_t, nb::ndim<1>, nb::device::cpu> out, size_t max_bytes) {
     if (!nb::hasattr(column, "__arrow_c_array__")) {
-        raise("ColumnError", "expected an Arrow array, got " + nb::cast<std::string>(nb::repr(column.type())));
+        raise("ColumnError",
+              "expected an Arrow array, got " + nb::cast<std::string>(nb::repr(column.type())));
     }
     nb::tuple capsules = nb::cast<nb::tuple>(column.attr("__arrow_c_array__")());
     auto* schema = static_cast<ArrowSchema*>(PyCapsule_GetPointer(capsules[0].ptr(), "arrow_schema"));
@@ -57,7 +58,8 @@ nb::object hash_arrow(nb::object column, uint64_t salt,
     if (schema == nullptr || array == nullptr) throw nb::python_error();
     const size_t rows = static_cast<size_t>(array->length);
     if (out.shape(0) != rows) {
-        raise("ShapeError", "out has " + std::to_string(out.shape(0)) + " rows, the column " + std::to_string(rows));
+        raise("ShapeError",
+              "out has " + std::to_string(out.shape(0)) + " rows, the column " + std::to_string(rows));
     }
     Out<uint8_t> faults = make<uint8_t>({rows});
     std::fill(faults.data(), faults.data() + rows, uint8_t{0});
@@ -66,10 +68,11 @@ nb::object hash_arrow(nb::object column, uint64_t salt,
     std::string why;
     {
         nb::gil_scoped_release release;
-        hashed = hash_column(*schema, *array, salt, max_bytes, {out.data(), out.stride(0), faults.data()}, any_fault,
-                             why);
+        hashed = hash_column(*schema, *array, salt, max_bytes, {out.data(), out.stride(0), faults.data()},
+                             any_fault, why);
     }
-    if (!hashed) raise("ColumnError", why + " cannot be an id; expected integers, strings or a dictionary of these");
+    if (!hashed)
+        raise("ColumnError", why + " cannot be an id; expected integers, strings or a dictionary of these");
     return any_fault ? nb::cast(faults) : nb::none();
 }
 
@@ -91,14 +94,22 @@ float number(const nb::dict& from, const char* name, float otherwise = 0) {
 Slice read_slice(const nb::dict& from) {
     const auto kind = nb::cast<std::string>(from["kind"]);
     Slice slice;
-    if (kind == "none") slice.optimizer = Optimizer::kNone;
-    else if (kind == "sgd") slice.optimizer = Optimizer::kSgd;
-    else if (kind == "adagrad") slice.optimizer = Optimizer::kAdagrad;
-    else if (kind == "rowwise_adagrad") slice.optimizer = Optimizer::kRowwiseAdagrad;
-    else if (kind == "adam") slice.optimizer = Optimizer::kAdam;
-    else if (kind == "ftrl") slice.optimizer = Optimizer::kFtrl;
-    else if (kind == "group_ftrl") slice.optimizer = Optimizer::kGroupFtrl;
-    else raise("JobError", "unknown row optimizer '" + kind + "'");
+    if (kind == "none")
+        slice.optimizer = Optimizer::kNone;
+    else if (kind == "sgd")
+        slice.optimizer = Optimizer::kSgd;
+    else if (kind == "adagrad")
+        slice.optimizer = Optimizer::kAdagrad;
+    else if (kind == "rowwise_adagrad")
+        slice.optimizer = Optimizer::kRowwiseAdagrad;
+    else if (kind == "adam")
+        slice.optimizer = Optimizer::kAdam;
+    else if (kind == "ftrl")
+        slice.optimizer = Optimizer::kFtrl;
+    else if (kind == "group_ftrl")
+        slice.optimizer = Optimizer::kGroupFtrl;
+    else
+        raise("JobError", "unknown row optimizer '" + kind + "'");
     slice.width = nb::cast<uint32_t>(from["width"]);
     slice.lr = number(from, "lr");
     slice.momentum = number(from, "momentum");
@@ -142,8 +153,8 @@ Admission read_admission(const nb::object& from) {
     return admission;
 }
 
-Config read_config(uint32_t dim, const nb::list& slices, const nb::dict& initial,
-                   const nb::object& admission, uint32_t ttl_s, uint64_t seed, int threads) {
+Config read_config(uint32_t dim, const nb::list& slices, const nb::dict& initial, const nb::object& admission,
+                   uint32_t ttl_s, uint64_t seed, int threads) {
     Config config;
     config.dim = dim;
     uint32_t width = 0;
@@ -152,7 +163,8 @@ Config read_config(uint32_t dim, const nb::list& slices, const nb::dict& initial
         width += config.slices.back().width;
     }
     if (width != dim) {
-        raise("ShapeError", "slices cover " + std::to_string(width) + " floats of a row of " + std::to_string(dim));
+        raise("ShapeError",
+              "slices cover " + std::to_string(width) + " floats of a row of " + std::to_string(dim));
     }
     config.initial = read_initial(initial);
     config.admission = read_admission(admission);
@@ -164,8 +176,9 @@ Config read_config(uint32_t dim, const nb::list& slices, const nb::dict& initial
 
 void check_rows(const char* what, size_t rows, size_t width, size_t n, size_t dim) {
     if (rows != n || width != dim) {
-        raise("ShapeError", std::string(what) + " has shape (" + std::to_string(rows) + ", " + std::to_string(width) +
-                                "), expected (" + std::to_string(n) + ", " + std::to_string(dim) + ")");
+        raise("ShapeError", std::string(what) + " has shape (" + std::to_string(rows) + ", " +
+                                std::to_string(width) + "), expected (" + std::to_string(n) + ", " +
+                                std::to_string(dim) + ")");
     }
 }
 
@@ -221,58 +234,67 @@ void load(Table& table, bool candidates, In<uint64_t> keys, In<uint32_t> seen, I
 NB_MODULE(core, m) {
     m.doc() = "The C++ core: hashing of Arrow columns, and the embedding table with its row optimizers.";
     m.attr("PARTITIONS") = kPartitions;
-    m.def("salt", [](const std::string& name) {
-        return hash_bytes(reinterpret_cast<const uint8_t*>(name.data()), name.size(), 0);
-    }, "name"_a);
+    m.def(
+        "salt",
+        [](const std::string& name) {
+            return hash_bytes(reinterpret_cast<const uint8_t*>(name.data()), name.size(), 0);
+        },
+        "name"_a);
     m.def("hash_value", &hash_python, "value"_a.none(), "salt"_a);
     m.def("hash_column", &hash_arrow, "column"_a, "salt"_a, "out"_a, "max_bytes"_a = 65536);
 
     nb::class_<Table>(m, "Table")
-        .def("__init__",
-             [](Table* at, uint32_t dim, nb::list slices, nb::dict initial, nb::object admission, uint32_t ttl_s,
-                uint64_t seed, int threads) {
-                 new (at) Table(read_config(dim, slices, initial, admission, ttl_s, seed, threads));
-             },
-             "dim"_a, "slices"_a, "initial"_a, "admission"_a.none(), "ttl_s"_a, "seed"_a, "threads"_a)
+        .def(
+            "__init__",
+            [](Table* at, uint32_t dim, nb::list slices, nb::dict initial, nb::object admission,
+               uint32_t ttl_s, uint64_t seed, int threads) {
+                new (at) Table(read_config(dim, slices, initial, admission, ttl_s, seed, threads));
+            },
+            "dim"_a, "slices"_a, "initial"_a, "admission"_a.none(), "ttl_s"_a, "seed"_a, "threads"_a)
         .def_prop_ro("dim", &Table::dim)
         .def_prop_ro("state_width", &Table::state_width)
-        .def("pull",
-             [](Table& table, In<uint64_t> keys, nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> out,
-                uint32_t now, bool learn) {
-                 check_rows("out", out.shape(0), out.shape(1), keys.shape(0), table.dim());
-                 nb::gil_scoped_release release;
-                 table.pull(keys.data(), keys.shape(0), out.data(), now, learn);
-             },
-             "keys"_a, "out"_a, "now"_a, "learn"_a)
-        .def("push",
-             [](Table& table, In<uint64_t> keys, In2<float> grads) {
-                 check_rows("grads", grads.shape(0), grads.shape(1), keys.shape(0), table.dim());
-                 nb::gil_scoped_release release;
-                 table.push(keys.data(), keys.shape(0), grads.data());
-             },
-             "keys"_a, "grads"_a)
+        .def(
+            "pull",
+            [](Table& table, In<uint64_t> keys,
+               nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> out, uint32_t now, bool learn) {
+                check_rows("out", out.shape(0), out.shape(1), keys.shape(0), table.dim());
+                nb::gil_scoped_release release;
+                table.pull(keys.data(), keys.shape(0), out.data(), now, learn);
+            },
+            "keys"_a, "out"_a, "now"_a, "learn"_a)
+        .def(
+            "push",
+            [](Table& table, In<uint64_t> keys, In2<float> grads) {
+                check_rows("grads", grads.shape(0), grads.shape(1), keys.shape(0), table.dim());
+                nb::gil_scoped_release release;
+                table.push(keys.data(), keys.shape(0), grads.data());
+            },
+            "keys"_a, "grads"_a)
         .def("cut", &cut, "candidates"_a, "all"_a)
         .def("evict", &Table::evict, "now"_a, "max_rows"_a, nb::call_guard<nb::gil_scoped_release>())
-        .def("load", &load, "candidates"_a, "keys"_a, "seen"_a, "count"_a, "weights"_a, "state"_a, "touched"_a)
-        .def("remove",
-             [](Table& table, bool candidates, In<uint64_t> keys) {
-                 nb::gil_scoped_release release;
-                 return table.remove(candidates, keys.data(), keys.shape(0));
-             },
-             "candidates"_a, "keys"_a)
+        .def("load", &load, "candidates"_a, "keys"_a, "seen"_a, "count"_a, "weights"_a, "state"_a,
+             "touched"_a)
+        .def(
+            "remove",
+            [](Table& table, bool candidates, In<uint64_t> keys) {
+                nb::gil_scoped_release release;
+                return table.remove(candidates, keys.data(), keys.shape(0));
+            },
+            "candidates"_a, "keys"_a)
         .def("admission_state",
              [](Table& table) {
                  return nb::make_tuple(copy_of(table.sketch().data(), table.sketch().size()),
                                        copy_of(table.counters().data(), table.counters().size()));
              })
-        .def("load_admission_state",
-             [](Table& table, In<uint8_t> sketch, In<uint64_t> counters) {
-                 check_rows("sketch", sketch.shape(0), 1, table.sketch().size(), 1);
-                 check_rows("counters", counters.shape(0), 1, table.counters().size(), 1);
-                 std::copy(sketch.data(), sketch.data() + sketch.shape(0), table.sketch().begin());
-                 std::copy(counters.data(), counters.data() + counters.shape(0), table.counters().begin());
-             },
-             "sketch"_a, "counters"_a)
+        .def(
+            "load_admission_state",
+            [](Table& table, In<uint8_t> sketch, In<uint64_t> counters) {
+                check_rows("sketch", sketch.shape(0), 1, table.sketch().size(), 1);
+                check_rows("counters", counters.shape(0), 1, table.counters().size(), 1);
+                std::copy(sketch.data(), sketch.data() + sketch.shape(0), table.sketch().begin());
+                std::copy(counters.data(), counters.data() + counters.shape(0), table.counters().begin());
+            },
+            "sketch"_a, "counters"_a)
         .def("__len__", &Table::size)
         .def("num_candidates", &Table::num_candidates)
         .def("size_bytes", &Table::size_bytes);

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
-// Each loop over rows is compiled for several instruction sets and chosen at load time, so that one wheel runs
-// well everywhere.
+// Each loop over rows is compiled for several instruction sets and chosen at load time, so that one wheel
+// runs well everywhere.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define ONSTREAM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -120,8 +120,9 @@ ONSTREAM_CLONES void apply_ftrl(const Slice& s, uint32_t dim, const Step* steps,
     }
 }
 
-// Sparse group lasso in the FTRL form: Yue et al. 2021, "Adaptive optimizers with sparse group lasso for neural
-// networks in CTR prediction" (arXiv 2107.14432), algorithm 2 with the slice as the group. State: z, n.
+// Sparse group lasso in the FTRL form: Yue et al. 2021, "Adaptive optimizers with sparse group lasso for
+// neural networks in CTR prediction" (arXiv 2107.14432), algorithm 2 with the slice as the group. State: z,
+// n.
 ONSTREAM_CLONES void apply_group_ftrl(const Slice& s, uint32_t dim, const Step* steps, size_t count) {
     const float bound = s.l21 * std::sqrt(static_cast<float>(s.width));
     for (size_t i = 0; i < count; ++i) {
@@ -156,7 +157,8 @@ void begin_ftrl(const Slice& s, const float* w, float* z) {
         norm2 += z[j] * z[j];
     }
     const float norm = std::sqrt(norm2);
-    const float bound = s.optimizer == Optimizer::kGroupFtrl ? s.l21 * std::sqrt(static_cast<float>(s.width)) : 0;
+    const float bound =
+        s.optimizer == Optimizer::kGroupFtrl ? s.l21 * std::sqrt(static_cast<float>(s.width)) : 0;
     const float grow = norm > 0 ? 1 + bound / norm : 1;
     for (uint32_t j = 0; j < s.width; ++j) {
         z[j] *= grow;
@@ -168,13 +170,19 @@ void begin_ftrl(const Slice& s, const float* w, float* z) {
 
 uint32_t state_width(Optimizer optimizer, uint32_t width, float momentum) {
     switch (optimizer) {
-        case Optimizer::kNone: return 0;
-        case Optimizer::kSgd: return momentum == 0 ? 0 : width;
-        case Optimizer::kAdagrad: return width;
-        case Optimizer::kRowwiseAdagrad: return 1;
-        case Optimizer::kAdam: return 2 * width + 1;
+        case Optimizer::kNone:
+            return 0;
+        case Optimizer::kSgd:
+            return momentum == 0 ? 0 : width;
+        case Optimizer::kAdagrad:
+            return width;
+        case Optimizer::kRowwiseAdagrad:
+            return 1;
+        case Optimizer::kAdam:
+            return 2 * width + 1;
         case Optimizer::kFtrl:
-        case Optimizer::kGroupFtrl: return 2 * width;
+        case Optimizer::kGroupFtrl:
+            return 2 * width;
     }
     return 0;
 }
@@ -191,13 +199,20 @@ void begin_state(const Slice& slice, const float* weights, float* state) {
 
 void apply(const Slice& slice, uint32_t dim, const Step* steps, size_t n) {
     switch (slice.optimizer) {
-        case Optimizer::kNone: return;
-        case Optimizer::kSgd: return apply_sgd(slice, dim, steps, n);
-        case Optimizer::kAdagrad: return apply_adagrad(slice, dim, steps, n);
-        case Optimizer::kRowwiseAdagrad: return apply_rowwise_adagrad(slice, dim, steps, n);
-        case Optimizer::kAdam: return apply_adam(slice, dim, steps, n);
-        case Optimizer::kFtrl: return apply_ftrl(slice, dim, steps, n);
-        case Optimizer::kGroupFtrl: return apply_group_ftrl(slice, dim, steps, n);
+        case Optimizer::kNone:
+            return;
+        case Optimizer::kSgd:
+            return apply_sgd(slice, dim, steps, n);
+        case Optimizer::kAdagrad:
+            return apply_adagrad(slice, dim, steps, n);
+        case Optimizer::kRowwiseAdagrad:
+            return apply_rowwise_adagrad(slice, dim, steps, n);
+        case Optimizer::kAdam:
+            return apply_adam(slice, dim, steps, n);
+        case Optimizer::kFtrl:
+            return apply_ftrl(slice, dim, steps, n);
+        case Optimizer::kGroupFtrl:
+            return apply_group_ftrl(slice, dim, steps, n);
     }
 }
 

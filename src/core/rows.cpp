@@ -29,7 +29,8 @@ Partition::Partition(uint32_t floats)
 
 size_t Partition::size_bytes() const {
     return index_.size() + arena_.size_bytes() + chunks_.capacity() * sizeof(std::byte*) +
-           free_.capacity() * sizeof(uint32_t) + (touched_.capacity() + deleted_.capacity()) * sizeof(uint64_t);
+           free_.capacity() * sizeof(uint32_t) +
+           (touched_.capacity() + deleted_.capacity()) * sizeof(uint64_t);
 }
 
 uint32_t Partition::guess(uint64_t spread_key) const {

@@ -163,7 +163,8 @@ void Table::find_distinct(uint32_t p) {
         const uint64_t spread_key = plan_.grouped[slot];
         // The partition took the lowest bits; the index of the table will take the highest.
         uint32_t at = static_cast<uint32_t>(spread_key >> 8) & mask;
-        while (part.scratch[at] != 0 && part.spreads[part.scratch[at] - 1] != spread_key) at = (at + 1) & mask;
+        while (part.scratch[at] != 0 && part.spreads[part.scratch[at] - 1] != spread_key)
+            at = (at + 1) & mask;
         if (part.scratch[at] == 0) {
             part.spreads.push_back(spread_key);
             part.keys.push_back(plan_.keys[plan_.positions[slot]]);
@@ -176,8 +177,8 @@ void Table::find_distinct(uint32_t p) {
     }
 }
 
-// Finds the rows of a part's distinct keys, many look-ups overlapping: ask for the index slot of one, read the
-// slot of an earlier one and ask for its row, and use the row of a still earlier one.
+// Finds the rows of a part's distinct keys, many look-ups overlapping: ask for the index slot of one, read
+// the slot of an earlier one and ask for its row, and use the row of a still earlier one.
 void Table::look_up(uint32_t p, uint32_t now, bool learn) {
     Part& part = plan_.parts[p];
     Partition& rows = rows_[p];
@@ -231,7 +232,8 @@ uint32_t Table::settle(Partition& rows, uint32_t p, size_t i, uint32_t guess, ui
 
 // Whether a key without a row gets one now, having occurred `times` times in this batch. `sights` becomes how
 // often it was seen in all, where that is known.
-bool Table::admit(uint32_t p, uint64_t key, uint64_t spread_key, uint32_t times, uint32_t now, uint32_t& sights) {
+bool Table::admit(uint32_t p, uint64_t key, uint64_t spread_key, uint32_t times, uint32_t now,
+                  uint32_t& sights) {
     const Admission& admission = config_.admission;
     if (admission.kind == Admission::kAlways) return true;
     if (admission.kind == Admission::kChance) {
@@ -266,7 +268,8 @@ bool Table::admit(uint32_t p, uint64_t key, uint64_t spread_key, uint32_t times,
     }
     const uint32_t grown = std::min(least + times, kMostCount);
     for (uint8_t* cell : own) *cell = static_cast<uint8_t>(std::max<uint32_t>(*cell, grown));
-    // Ages by halving once as many sights were added as a row has cells, so an endless stream does not fill it.
+    // Ages by halving once as many sights were added as a row has cells, so an endless stream does not fill
+    // it.
     uint64_t& added = counters_[1 + p];
     added += times;
     if (added >= admission.cells) {
@@ -338,7 +341,8 @@ void Table::push(const uint64_t* keys, size_t n, const float* grads) {
     const uint32_t dim = config_.dim;
     const int threads = threads_for(n);
     // The usual push follows the pull of the same keys; then everything is known already.
-    const bool known = plan_.fresh && plan_.keys.size() == n && std::memcmp(plan_.keys.data(), keys, n * 8) == 0;
+    const bool known =
+        plan_.fresh && plan_.keys.size() == n && std::memcmp(plan_.keys.data(), keys, n * 8) == 0;
     if (!known) group(keys, n);
     for_each_item(threads, kPartitions, [&](size_t item) {
         const auto p = static_cast<uint32_t>(item);
@@ -394,8 +398,8 @@ Cut Table::choose(bool candidates, bool all) {
     return cut;
 }
 
-void Table::copy(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen, uint32_t* count, float* weights,
-                 float* state) {
+void Table::copy(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen, uint32_t* count,
+                 float* weights, float* state) {
     std::lock_guard<std::mutex> guard(mutex_);
     if (candidates && candidates_.empty()) return;
     const uint32_t dim = candidates ? 0 : config_.dim;

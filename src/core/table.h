@@ -55,11 +55,12 @@ class Table {
     // grads: (n, dim). Keys without a row are passed over.
     void push(const uint64_t* keys, size_t n, const float* grads);
 
-    // A cut in two steps, so that the caller can allocate between them: the rows touched since the last cut (or
-    // all of them), and their copies in the order of the partitions. Nothing may happen to the table in between.
+    // A cut in two steps, so that the caller can allocate between them: the rows touched since the last cut
+    // (or all of them), and their copies in the order of the partitions. Nothing may happen to the table in
+    // between.
     Cut choose(bool candidates, bool all);
-    void copy(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen, uint32_t* count, float* weights,
-              float* state);
+    void copy(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen, uint32_t* count,
+              float* weights, float* state);
     // From here on only what is touched later belongs to the next cut.
     void cut_done(bool candidates);
 
@@ -90,12 +91,12 @@ class Table {
 
     // Keys of one batch, grouped by partition, in order of occurrence within each.
     struct Plan {
-        std::vector<uint64_t> keys;        // (n,) as they came
-        std::vector<uint64_t> grouped;     // (n,) spread keys by slot
-        std::vector<uint32_t> positions;   // (n,) position of a slot
-        std::vector<uint32_t> slots;       // (n,) slot of a position; kNone for key 0
-        std::vector<uint32_t> distinct;    // (n,) number among its part's distinct keys, by slot
-        std::vector<const float*> weights; // (n,) where a slot reads its row
+        std::vector<uint64_t> keys;         // (n,) as they came
+        std::vector<uint64_t> grouped;      // (n,) spread keys by slot
+        std::vector<uint32_t> positions;    // (n,) position of a slot
+        std::vector<uint32_t> slots;        // (n,) slot of a position; kNone for key 0
+        std::vector<uint32_t> distinct;     // (n,) number among its part's distinct keys, by slot
+        std::vector<const float*> weights;  // (n,) where a slot reads its row
         uint32_t bounds[kPartitions + 1] = {};
         std::vector<Part> parts{kPartitions};
         bool fresh = false;  // ids are those of the rows as they are now
@@ -116,7 +117,7 @@ class Table {
     std::vector<Partition> rows_;
     std::vector<Partition> candidates_;  // keys that wait for admission: rows without floats
     std::vector<uint8_t> sketch_;        // (partitions, depth, cells), count-min
-    std::vector<uint64_t> counters_;     // [0]: learning pulls; [1 + p]: additions to the sketch of p since aged
+    std::vector<uint64_t> counters_;  // [0]: learning pulls; [1 + p]: additions to the sketch of p since aged
     Plan plan_;
     std::mutex mutex_;
 };

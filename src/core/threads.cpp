@@ -91,8 +91,8 @@ class Pool {
     std::vector<std::thread> helpers_;
 };
 
-// The pool is never destroyed: its threads sleep until the process ends. A forked child, whose helpers did not
-// survive the fork, gets a pool of its own.
+// The pool is never destroyed: its threads sleep until the process ends. A forked child, whose helpers did
+// not survive the fork, gets a pool of its own.
 Pool& pool() {
     static std::mutex mutex;
     static Pool* current = nullptr;

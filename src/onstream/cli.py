@@ -38,7 +38,9 @@ Directory = Annotated[Path, typer.Argument(help="The model directory.", show_def
 Which = Annotated[str | None, typer.Argument(help="A version or tag; the newest by default.")]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, such as batch_size=4096 or learner.lr=0.01."),
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Change a setting, such as batch_size=4096 or learner.lr=0.01."
+    ),
 ]
 
 _SAMPLE_ROWS = 5_000
@@ -49,7 +51,8 @@ def init(
     path: Annotated[Path, typer.Argument(help="The job file to write.", show_default=False)],
     template: Annotated[str, typer.Option(help=f"The network: {', '.join(TEMPLATES)}.")] = "deepfm",
     source: Annotated[
-        str | None, typer.Option("--from", metavar="FILE", help="Guess the features from this file, directory or glob.")
+        str | None,
+        typer.Option("--from", metavar="FILE", help="Guess the features from this file, directory or glob."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
@@ -96,7 +99,9 @@ def check(
 def train(
     path: JobFile,
     changes: Changes = None,
-    every: Annotated[float, typer.Option(metavar="SECONDS", help="Between lines where there is no terminal.")] = 5.0,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Between lines where there is no terminal.")
+    ] = 5.0,
 ) -> None:
     """Train until the stream ends, going on from the newest checkpoint. Ctrl-C stops with a checkpoint."""
     job = load_job(path).replace(parse_changes(changes))
@@ -106,10 +111,16 @@ def train(
     say(
         f"{'stopped' if summary.stopped else 'the stream ended'}: {summary.learned:,} examples learned now, "
         f"{progress.examples:,} in all; "
-        + (f"checkpoint {progress.version} in {job.directory} holds them" if progress.version else "nothing to keep")
+        + (
+            f"checkpoint {progress.version} in {job.directory} holds them"
+            if progress.version
+            else "nothing to keep"
+        )
     )
     for name, label in progress.report.labels.items():
-        numbers = ", ".join(f"{key} {value:.4f}" for key, value in label.overall.items() if "bound" not in key)
+        numbers = ", ".join(
+            f"{key} {value:.4f}" for key, value in label.overall.items() if "bound" not in key
+        )
         say(f"{name}, predicted before learning, over {label.examples:,} examples: {numbers}")
     if signal.SIGINT in summary.signals:
         raise typer.Exit(130)
@@ -145,7 +156,8 @@ def show_checkpoint(directory: Directory, which: Which = None) -> None:
     for name, chain in manifest.tables.items():
         say(f"table {name}: {chain.shape}")
         for segment in chain.segments:
-            say(f"  {segment.name}  {segment.rows:,} rows, {segment.deleted:,} deletions, {size_text(segment.size_bytes)}")
+            content = f"{segment.rows:,} rows, {segment.deleted:,} deletions"
+            say(f"  {segment.name}  {content}, {size_text(segment.size_bytes)}")
     for name, file in manifest.states.items():
         say(f"state {name}: {file.name}  {size_text(file.size_bytes)}")
 

@@ -165,7 +165,9 @@ class Job(Settings):
         batch = first[0].batch.slice(0, num_rows)
         rows = features.preview(batch, num_rows)
         outputs = self.trainer().predict(batch)
-        return Check(rows, tuple(first[0].rejects), self.stream.schema(), {k: v.tolist() for k, v in outputs.items()})
+        return Check(
+            rows, tuple(first[0].rejects), self.stream.schema(), {k: v.tolist() for k, v in outputs.items()}
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return the job as JSON values, for people and for the checkpoint."""

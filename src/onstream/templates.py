@@ -51,7 +51,13 @@ class DeepFM(nn.Module):
 TEMPLATES = {"deepfm": _DEEPFM, "mlp": _MLP, "lr": _LR}
 """Networks by name."""
 
-_SAMPLE_FEATURES = ('Id("user")', 'Id("ad")', 'Id("site")', 'Number("price", log=True, standardize=True)', 'Label("click")')
+_SAMPLE_FEATURES = (
+    'Id("user")',
+    'Id("ad")',
+    'Id("site")',
+    'Number("price", log=True, standardize=True)',
+    'Label("click")',
+)
 
 
 def job_text(

@@ -86,7 +86,9 @@ class LiveView:
         for name, label in progress.report.labels.items():
             metric = next((m for m in _CURVES if m in label.window), None)
             if metric and math.isfinite(label.window[metric]):
-                self._curves.setdefault(f"{name} {_SHOWN[metric]}", deque(maxlen=60)).append(label.window[metric])
+                self._curves.setdefault(f"{name} {_SHOWN[metric]}", deque(maxlen=60)).append(
+                    label.window[metric]
+                )
 
     def note(self, text: str) -> None:
         """Print what happened above the panel."""
@@ -153,7 +155,9 @@ def _facts(progress: Progress, since_s: float) -> Table:
     bad = f"{progress.rejected:,} rows" + (f", {progress.dropped:,} batches" if progress.dropped else "")
     grid.add_row("lag", lag, "rejected", bad)
     if progress.event_time:
-        grid.add_row("event time", f"{datetime.fromtimestamp(progress.event_time, UTC):%Y-%m-%d %H:%M}", "", "")
+        grid.add_row(
+            "event time", f"{datetime.fromtimestamp(progress.event_time, UTC):%Y-%m-%d %H:%M}", "", ""
+        )
     return grid
 
 

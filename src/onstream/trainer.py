@@ -239,8 +239,7 @@ class Trainer:
         self._observer = observer
         self._counts = _Counts()
         self._features_state = features.state()
-        letters = self.directory / DEAD_LETTERS
-        self._share = RejectShare(settings.max_bad_share, dead_letters=letters)
+        self._share = RejectShare(settings.max_bad_share)
         self._replace: set[str] = set()
         learner.bind(features.layout, settings.seed)
 
@@ -337,8 +336,8 @@ class Trainer:
         self._features_state = batch.state
         if batch.rejects:
             letters.write(batch.rejects)
-        self._share.add(batch.num_rows, batch.rejects)
-        self._share.check()
+        self._share.update(batch.num_rows, batch.rejects)
+        self._share.check(letters.path)
 
     # -------------------------------------------------------------------------------------- checkpoints
 

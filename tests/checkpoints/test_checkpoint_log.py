@@ -145,6 +145,16 @@ def test_after_damage_training_goes_on_from_the_version_before_under_a_new_numbe
         assert log.verify(3) == []
 
 
+def test_a_file_of_another_size_is_noticed_without_reading_it(store: LocalStore) -> None:
+    said: list[str] = []
+    with CheckpointLog(store, report=said.append) as log:
+        log.commit(snapshot(1, {1: row(1)}))
+        name = log.commit(snapshot(2, {2: row(2)})).tables["user"].segments[-1].name
+        (store.root / name).write_bytes((store.root / name).read_bytes()[:-1])
+        assert log.newest().version == 1
+        assert name in said[0]
+
+
 def test_a_store_without_a_whole_version_is_never_begun_anew(store: LocalStore) -> None:
     with CheckpointLog(store) as log:
         log.commit(snapshot(1, {1: row(1)}))

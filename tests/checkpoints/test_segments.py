@@ -172,6 +172,10 @@ def flagged(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.set_column(1, batch.schema.field(1), pa.array(flags))
 
 
+def unflagged(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch.set_column(1, batch.schema.field(1), pa.array([None] * batch.num_rows, pa.bool_()))
+
+
 def nulled(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.set_column(2, batch.schema.field(2), pa.array([None] * batch.num_rows, pa.uint32()))
 
@@ -185,7 +189,9 @@ def nulled(batch: pa.RecordBatch) -> pa.RecordBatch:
         lambda data: data[: len(data) // 2] + data[len(data) // 2 + 8 :],
         lambda data: arrow_file(pa.record_batch({"key": [1]})),
         lambda data: arrow_file(pa.ipc.open_file(data).get_batch(0)),
+        lambda data: arrow_file(*[pa.ipc.open_file(data).get_batch(0)] * (PARTITIONS + 1)),
         rewritten(flagged),
+        rewritten(unflagged),
         rewritten(nulled),
     ],
 )

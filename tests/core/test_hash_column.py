@@ -99,7 +99,9 @@ def test_a_million_texts_and_integers_do_not_collide():
 def test_every_bit_of_a_key_depends_on_every_byte_of_a_text():
     for size in (1, 3, 4, 7, 8, 15, 16, 17, 33, 100):
         base = bytes(size)
-        flips = np.array([core.hash_value(base, 7) ^ core.hash_value(_with_bit(base, b), 7) for b in range(8 * size)])
+        flips = np.array(
+            [core.hash_value(base, 7) ^ core.hash_value(_with_bit(base, b), 7) for b in range(8 * size)]
+        )
         changed = np.unpackbits(flips.astype(np.uint64).view(np.uint8)).mean()
         assert 0.4 < changed < 0.6, size
 

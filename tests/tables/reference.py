@@ -85,7 +85,9 @@ class ReferenceTable:
         for i, key in enumerate(keys.tolist()):
             if key:
                 if key not in self.rows:
-                    self.rows[key] = self.births.pull(np.array([key], np.uint64), learn=False)[0].astype(np.float64)
+                    self.rows[key] = self.births.pull(np.array([key], np.uint64), learn=False)[0].astype(
+                        np.float64
+                    )
                 out[i] = self.rows[key]
         return out
 

@@ -144,7 +144,12 @@ def test_memory_stays_bounded_on_an_endless_stream_of_new_ids(admission):
 
 def test_times_to_live_are_read_with_their_units():
     assert [Expire(t).seconds for t in (5, "90", "2m", "12h", "30d", " 1w ")] == [
-        5, 90, 120, 43_200, 2_592_000, 604_800,
+        5,
+        90,
+        120,
+        43_200,
+        2_592_000,
+        604_800,
     ]
     for wrong in ("soon", "0d", "-1d", 0, "1y", 1 << 40):
         with pytest.raises(JobError, match="expected seconds or a time such as"):
@@ -152,7 +157,13 @@ def test_times_to_live_are_read_with_their_units():
 
 
 def test_settings_outside_their_range_are_refused():
-    for make in (lambda: SeenTimes(0), lambda: SeenTimes(201), lambda: Chance(0.0), lambda: SGD(lr=0),
-                 lambda: SGD(lr=-1.0), lambda: SeenTimes(2, sketch_bytes=1)):
+    for make in (
+        lambda: SeenTimes(0),
+        lambda: SeenTimes(201),
+        lambda: Chance(0.0),
+        lambda: SGD(lr=0),
+        lambda: SGD(lr=-1.0),
+        lambda: SeenTimes(2, sketch_bytes=1),
+    ):
         with pytest.raises(JobError):
             make()

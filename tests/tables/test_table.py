@@ -9,7 +9,6 @@ from onstream import tables
 from onstream.contracts import Delta
 from onstream.errors import ShapeError
 from onstream.tables import Constant, Normal, Table, Uniform
-
 from tests.tables.reference import REFERENCES, ReferenceTable
 
 OPTIMIZERS = [
@@ -177,8 +176,13 @@ def test_wrong_shapes_are_named():
         table.push(as_keys([1, 2]), np.ones((2, 3), np.float32))
     with pytest.raises(ShapeError, match="out has shape"):
         table.pull(as_keys([1, 2]), out=np.ones((3, 4), np.float32))
-    empty = Delta(*(np.zeros(0, t) for t in (np.uint64, np.uint32, np.uint32)), *[np.zeros((0, 3), np.float32)] * 2,
-                  np.zeros(0, np.uint64), np.zeros(17, np.int64), np.zeros(17, np.int64))
+    empty = Delta(
+        *(np.zeros(0, t) for t in (np.uint64, np.uint32, np.uint32)),
+        *[np.zeros((0, 3), np.float32)] * 2,
+        np.zeros(0, np.uint64),
+        np.zeros(17, np.int64),
+        np.zeros(17, np.int64),
+    )
     with pytest.raises(ShapeError, match="weights has shape"):
         table.load(empty)
 

@@ -35,6 +35,9 @@ DEFAULT_DIM = 16
 # Class labels are float32, which counts exactly up to here.
 MAX_CLASSES = 2**24
 
+# A shown value must stay finite in float32.
+_LARGEST_CLIP = 1e38
+
 TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns"]
 
 
@@ -173,6 +176,9 @@ class Number(Embedded):
         Take sign(x) log(1 + abs(x)), which tames counts and prices.
     standardize : bool
         Then subtract the mean and divide by the standard deviation of all earlier batches.
+    clip : float
+        A standardised value is shown as at most this far from 0: early on, the deviation of a few examples
+        can be tiny.
     bounds : sequence of float, optional
         Increasing. Bucket i holds bounds[i - 1] <= x < bounds[i]; nulls have a bucket of their own. Buckets
         have rows, as the ids of an `Id` have.
@@ -191,7 +197,7 @@ class Number(Embedded):
     and what float32 cannot hold are rejects, and so is text that is no number.
 
     A batch is standardised with the statistics from before it: what is predicted for a row never depends on
-    later rows or on its neighbours. Before any data, mean is 0 and standard deviation 1.
+    later rows or on its neighbours. Before any data there is no scale yet, and `fill` is shown.
 
     Changed bounds keep the rows of those buckets whose two bounds stayed.
     """
@@ -200,6 +206,7 @@ class Number(Embedded):
     _: KW_ONLY
     log: bool = False
     standardize: bool = False
+    clip: float = 10.0
     bounds: Sequence[float] | None = None
     dim: int | None = None
     fill: float = 0.0
@@ -208,6 +215,8 @@ class Number(Embedded):
     def _check(self) -> None:
         if not math.isfinite(self.fill):
             _refuse(self, f"fill must be finite, got {self.fill!r}")
+        if not 0 < self.clip <= _LARGEST_CLIP:
+            _refuse(self, f"clip must be above 0 and at most {_LARGEST_CLIP:g}, got {self.clip!r}")
         if self.bounds is None:
             given = [n for n in ("dim", *POLICIES) if getattr(self, n) is not None]
             if given:

@@ -154,6 +154,7 @@ class Features:
         self._moments = Moments([f"log({f.name})" if f.log else f.name for f in standardized])
         self._now = 0
         self._fill = np.array([f.fill for f in standardized])
+        self._clip = np.array([f.clip for f in standardized])
         field_of = {field.name: field for field in fields}
         self._exact_columns = np.array([field_of[f.name].column for f in standardized], np.intp)
         exact_index = {f.name: i for i, f in enumerate(standardized)}
@@ -331,7 +332,7 @@ class Features:
         self, draft: Draft, num_rows: int, positions: Positions, rejects: tuple[Reject, ...], *, learn: bool
     ) -> Batch:
         if len(self._fill) and num_rows:
-            shown = self._moments.standardize(draft.exact)
+            shown = np.clip(self._moments.standardize(draft.exact), -self._clip, self._clip)
             draft.numbers[:, self._exact_columns] = np.where(np.isnan(shown), self._fill, shown)
             if learn:
                 self._moments.add(draft.exact)

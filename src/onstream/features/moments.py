@@ -14,9 +14,6 @@ __all__ = ["Moments"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-# The farthest from the mean that a standardised value is shown, so that it stays finite in float32.
-_FARTHEST = float(np.finfo(np.float32).max)
-
 
 class _Sums(NamedTuple):
     """Of each column: how many values, their mean, and the sum of their squared deviations from it."""
@@ -53,13 +50,15 @@ class Moments:
     def standardize(self, values: Floats) -> Floats:
         """Return `values`, (rows, columns), less the mean so far and over the deviation so far; NaN stays.
 
-        Before any data the mean is 0 and the deviation 1; a column that never varied is divided by 1.
+        Before any data of a column it has no scale, and all of it is NaN; one that never varied is divided by 1.
         """
         count, mean, squares = self._sums
         std = np.sqrt(squares / np.maximum(count, 1.0))
         std[std == 0.0] = 1.0
         with np.errstate(over="ignore"):
-            return np.clip((values - mean) / std, -_FARTHEST, _FARTHEST)
+            shown: Floats = (values - mean) / std
+        shown[:, count == 0.0] = np.nan
+        return shown
 
     def add(self, values: Floats) -> None:
         """Take in `values`, (rows, columns); NaN is left out."""

@@ -74,7 +74,9 @@ class Inputs(Mapping[str, Tensor]):
         try:
             return self._masks[name]
         except KeyError:
-            raise JobError(f"x.mask({name!r}): only a padded IdList has a mask; here: {list(self._masks)}") from None
+            raise JobError(
+                f"x.mask({name!r}): only a padded IdList has a mask; here: {list(self._masks)}"
+            ) from None
 
     def stack(self, *names: str) -> Tensor:
         """Return embedding features side by side: (rows, features, dim).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from onstream.contracts import Label
@@ -59,7 +59,9 @@ def choose_loss(label: Label, wanted: str | Loss | None) -> Loss:
     if not isinstance(wanted, str):
         return wanted
     if wanted not in known:
-        raise JobError(f"label {label.name!r} is {label.task}: loss must be one of {list(known)}, got {wanted!r}")
+        raise JobError(
+            f"label {label.name!r} is {label.task}: loss must be one of {list(known)}, got {wanted!r}"
+        )
     return known[wanted]
 
 

@@ -92,7 +92,9 @@ class Torch:
         if self.precision not in ("fp32", "bf16"):
             raise JobError(f"Torch: precision must be 'fp32' or 'bf16', got {self.precision!r}")
         if isinstance(self.optimizer, str) and self.optimizer not in _OPTIMIZERS:
-            raise JobError(f"Torch: optimizer must be one of {list(_OPTIMIZERS)} or callable, got {self.optimizer!r}")
+            raise JobError(
+                f"Torch: optimizer must be one of {list(_OPTIMIZERS)} or callable, got {self.optimizer!r}"
+            )
 
     def bind(self, layout: Layout, seed: int) -> None:
         """Make the network and get ready for batches of `layout`."""
@@ -177,7 +179,9 @@ class Torch:
         if isinstance(found, Tensor):
             if len(labels) != 1:
                 names = [label.name for label in labels]
-                raise JobError(f"the network must return a dict of tensors by label name {names}, got one tensor")
+                raise JobError(
+                    f"the network must return a dict of tensors by label name {names}, got one tensor"
+                )
             found = {labels[0].name: found}
         missing = [label.name for label in labels if label.name not in found]
         if missing:
@@ -298,10 +302,14 @@ class Torch:
         stored = {n.removeprefix("network/"): a for n, a in state.arrays.items() if n.startswith("network/")}
         fitting = {n for n, t in own.items() if n in stored and tuple(t.shape) == stored[n].shape}
         if anew := sorted(set(own) - fitting):
-            self.notes.append(f"these parameters are new or have another shape and begin anew: {', '.join(anew)}")
+            self.notes.append(
+                f"these parameters are new or have another shape and begin anew: {', '.join(anew)}"
+            )
             self._modal = None
         if gone := sorted(set(stored) - set(own)):
-            self.notes.append(f"these parameters of the checkpoint are not in the network any more: {', '.join(gone)}")
+            self.notes.append(
+                f"these parameters of the checkpoint are not in the network any more: {', '.join(gone)}"
+            )
         with torch.no_grad():
             for name in fitting:
                 own[name].copy_(_tensor(stored[name]))
@@ -323,7 +331,9 @@ def _shaped(label: Label, outputs: Tensor, rows: int) -> Tensor:
         if outputs.shape == (rows, 1):
             outputs = outputs.squeeze(1)
     if tuple(outputs.shape) != expected:
-        raise JobError(f"the network's output for {label.name!r} must be {expected}, got {tuple(outputs.shape)}")
+        raise JobError(
+            f"the network's output for {label.name!r} must be {expected}, got {tuple(outputs.shape)}"
+        )
     return outputs
 
 
@@ -335,7 +345,9 @@ def _all_finite(tensors: list[Tensor]) -> bool:
 def _array(tensor: Tensor) -> Array:
     tensor = tensor.detach().contiguous()
     if tensor.dtype == torch.bfloat16:
-        raise CheckpointError("parameters in bfloat16 cannot be checkpointed; keep them float32, use precision='bf16'")
+        raise CheckpointError(
+            "parameters in bfloat16 cannot be checkpointed; keep them float32, use precision='bf16'"
+        )
     return np.array(tensor.numpy())
 
 

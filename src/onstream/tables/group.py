@@ -153,7 +153,8 @@ class TableGroup:
             own = {part: state.arrays.get(f"{name}/{part}") for part in table.state().arrays}
             arrays = {part: array for part, array in own.items() if array is not None}
             fits = all(
-                part in arrays and len(arrays[part]) == len(array) for part, array in table.state().arrays.items()
+                part in arrays and len(arrays[part]) == len(array)
+                for part, array in table.state().arrays.items()
             )
             if fits:
                 table.load_state(State(arrays))

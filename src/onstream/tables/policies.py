@@ -68,7 +68,9 @@ class SeenTimes:
         if not 1 <= self.times <= 200:
             raise JobError(f"SeenTimes: times must be between 1 and 200, got {self.times!r}")
         if self.sketch_bytes is not None and not 1 << 12 <= self.sketch_bytes <= 1 << 34:
-            raise JobError(f"SeenTimes: sketch_bytes must be between 4 KiB and 16 GiB, got {self.sketch_bytes!r}")
+            raise JobError(
+                f"SeenTimes: sketch_bytes must be between 4 KiB and 16 GiB, got {self.sketch_bytes!r}"
+            )
 
     def describe(self) -> dict[str, Any]:
         """Return the description as plain JSON values."""

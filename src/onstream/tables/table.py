@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 
-from onstream import core
-from onstream.contracts import Array, Delta, Keys, Rows, State
+from onstream.contracts import Delta, Keys, Rows, State
+from onstream.core import Table as CoreTable
 from onstream.tables.optimizers import Adagrad, RowOptimizer
 from onstream.tables.policies import Chance, Constant, Expire, Normal, SeenTimes, Uniform
 
@@ -62,7 +62,7 @@ class Table:
         seed: int = 0,
         threads: int | None = None,
     ) -> None:
-        self._core = core.Table(
+        self._core = CoreTable(
             dim,
             optimizer.slices(dim) if optimizer else [{"kind": "none", "width": dim}],
             initial.describe(),
@@ -176,8 +176,7 @@ class Table:
 
     def _load(self, delta: Delta, touched: bool, candidates: bool) -> None:
         self._core.remove(candidates, delta.deleted)
-        arrays: tuple[Array, ...] = (delta.keys, delta.seen, delta.count, delta.weights, delta.state)
-        self._core.load(candidates, *(np.ascontiguousarray(a) for a in arrays), touched)
+        self._core.load(candidates, delta.keys, delta.seen, delta.count, delta.weights, delta.state, touched)
 
     def state(self) -> State:
         """Return what admission remembers beside the waiting ids."""

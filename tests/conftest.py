@@ -1,5 +1,5 @@
 from hypothesis import settings
 
 # How long an example takes says nothing on a machine that does other work too.
-settings.register_profile("features", deadline=None, max_examples=60)
-settings.load_profile("features")
+settings.register_profile("onstream", deadline=None, max_examples=60)
+settings.load_profile("onstream")

@@ -1,0 +1,48 @@
+# Everything runs in .venv, made here from nothing.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(VENV)/bin/pip install --quiet --constraint constraints.txt
+STAMP := $(VENV)/.installed
+CORE := $(wildcard src/core/*) CMakeLists.txt pyproject.toml
+
+.PHONY: demo test test-all check bench format clean
+
+demo: $(STAMP)  ## watch a model learn from a year of flights; stop it with Ctrl-C, run it again: it goes on
+	$(VENV)/bin/onstream train examples/flights.py
+
+test: $(STAMP)  ## all tests but the long ones
+	$(PYTHON) -m pytest
+
+test-all: $(STAMP)  ## every test
+	$(PYTHON) -m pytest -m "long or not long"
+
+check: $(STAMP)  ## style, types, floors
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/clang-format --dry-run --Werror src/core/*.cpp src/core/*.h
+
+format: $(STAMP)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i src/core/*.cpp src/core/*.h
+
+bench: $(STAMP)  ## every figure, one JSON line each; takes a while
+	$(PIP) --requirement bench/requirements.txt
+	$(PYTHON) -m bench.table
+	$(PYTHON) -m bench.linear
+	$(PYTHON) -m bench.deepfm
+	$(PYTHON) -m bench.checkpoint
+	$(PYTHON) -m bench.flights
+
+$(STAMP): $(CORE) constraints.txt
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PIP) --upgrade "pip>=25.1"
+	$(PIP) "scikit-build-core>=0.10" "nanobind>=2.4" cmake ninja
+	$(PIP) --group test --group check
+	$(PIP) --no-build-isolation --editable ".[tensorboard,prometheus]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build models
