@@ -1,7 +1,9 @@
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from checkpointed import files, load, row, snapshot, to_delta
 
@@ -324,6 +326,17 @@ def test_compaction_shortens_the_chain_of_the_next_commit(store: LocalStore) -> 
         assert log.verify() == []
 
 
+def test_deletions_outlive_a_merge_that_leaves_the_base_alone(store: LocalStore) -> None:
+    with CheckpointLog(store) as log:
+        log.commit(snapshot(0, {k: row(k) for k in range(5000)}))
+        for key in range(8):
+            log.commit(snapshot(key, {}, deleted=[key]))
+        assert log.compact(log.parent) == 1
+        manifest = log.commit(snapshot(8, {}))
+        assert [(s.rows, s.deleted) for s in manifest.tables["user"].segments] == [(5000, 0), (0, 8)]
+        assert set(load(log, manifest)) == set(range(8, 5000))
+
+
 def test_compaction_goes_on_while_commits_do(store: LocalStore) -> None:
     with CheckpointLog(store, keep=1) as log:
         for examples in range(1, 10):
@@ -417,3 +430,71 @@ def test_the_writer_sweeps_what_a_crash_left(store: LocalStore) -> None:
         assert files(store.root) == sorted(
             ["manifests/00000000000000000001.json", *(f.name for f in log.parent.files())]
         )
+
+
+# ------------------------------------------------------------------- what happens between two writes
+
+
+class FakeHookedStore(LocalStore):
+    """A real local store that calls `before` and `after` around each write, with the file's name."""
+
+    def before(self, name: str) -> None: ...
+    def after(self, name: str) -> None: ...
+
+    def write(self, name: str, parts: Iterable[bytes | memoryview | pa.Buffer]) -> int:
+        self.before(name)
+        size = super().write(name, parts)
+        self.after(name)
+        return size
+
+
+def refuse_manifests(name: str) -> None:
+    if name.startswith("manifests/"):
+        raise CheckpointError(f"{name} is refused")
+
+
+def test_a_failed_commit_gives_its_room_back_at_once(tmp_path: Path) -> None:
+    store = FakeHookedStore(tmp_path)
+    with CheckpointLog(store) as log:
+        log.commit(snapshot(1, {1: row(1)}))
+        before = files(tmp_path)
+        store.before = refuse_manifests
+        with pytest.raises(CheckpointError, match="is refused"):
+            log.commit(snapshot(2, {2: row(2)}))
+        assert files(tmp_path) == before
+
+
+def test_a_rollback_that_cannot_be_written_leaves_the_next_commit_where_it_was(tmp_path: Path) -> None:
+    store = FakeHookedStore(tmp_path)
+    with CheckpointLog(store) as log:
+        log.commit(snapshot(1, {1: row(1)}))
+        second = log.commit(snapshot(2, {2: row(2)}))
+        store.before = refuse_manifests
+        with pytest.raises(CheckpointError, match="is refused"):
+            log.rollback(1)
+        assert log.parent == second
+
+
+def test_a_first_commit_that_failed_after_it_was_visible_can_be_repeated(tmp_path: Path) -> None:
+    store = FakeHookedStore(tmp_path)
+    with CheckpointLog(store) as log:
+        store.after = refuse_manifests
+        with pytest.raises(CheckpointError, match="is refused"):
+            log.commit(snapshot(1, {1: row(1)}))
+        assert load(log, log.newest(verify=True)) == {1: row(1)}
+        del store.after
+        again = log.commit(snapshot(1, {1: row(1)}))
+        assert (again.version, again.parent) == (2, None)
+        assert load(log, log.newest(verify=True)) == {1: row(1)}
+
+
+def test_a_sweep_during_a_merge_removes_nothing_of_it(tmp_path: Path) -> None:
+    store = FakeHookedStore(tmp_path)
+    with CheckpointLog(store, keep=1) as log:
+        for examples in range(1, 10):
+            log.commit(snapshot(examples, {examples: row(examples)}))
+        store.before = store.after = lambda _: log.sweep()
+        assert log.compact(log.parent) == 1
+        del store.before, store.after
+        assert load(log, log.commit(snapshot(10, {}))) == {k: row(k) for k in range(1, 10)}
+        assert log.verify() == []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from checkpointed import snapshot
 
-from onstream.checkpoints import CheckpointLog, LocalStore, Snapshot
+from onstream.checkpoints import Chain, CheckpointLog, LocalStore, SegmentFile, Snapshot, TableShape
 from onstream.checkpoints.files import read_sealed, seal
 from onstream.contracts import State
 from onstream.errors import CheckpointError, DamagedError
@@ -172,3 +172,43 @@ def test_what_could_not_be_read_back_is_not_committed(
             log.commit(snapshot)
         assert log.versions() == []
         assert log.store.names("states/") == []
+
+
+def chain(*segments: str) -> Chain:
+    """Return a chain of segments, each given as its name, or as "name=a+b" when merged from a and b."""
+    files = []
+    for segment in segments:
+        name, _, merged = segment.partition("=")
+        files.append(SegmentFile(name, 1, "0" * 32, 1, 0, tuple(merged.split("+")) if merged else ()))
+    return Chain(TableShape("user", 1, 1, 4), {}, tuple(files))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "added"),
+    [
+        ([], ["b", "d1"], ["b", "d1"]),
+        (["b"], ["b"], []),
+        (["b"], ["b", "d1", "d2"], ["d1", "d2"]),
+        (["b", "d1", "d2"], ["b", "m=d1+d2", "d3"], ["d3"]),
+        (["b", "d1", "d2"], ["m=b+d1+d2", "d3"], ["d3"]),
+        (["b", "d1"], ["b", "m=d1+d2", "d3"], ["m", "d3"]),
+        (["b"], ["b", "m=d1+d2"], ["m"]),
+    ],
+)
+def test_a_chain_knows_what_an_older_one_lacks(old: list[str], new: list[str], added: list[str]) -> None:
+    assert [s.name for s in chain(*new).after(chain(*old))] == added
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["b", "d1", "d2"], ["b", "d1"]),
+        (["b", "d1", "d2"], ["b", "d1", "e1"]),
+        (["b", "d1", "d2"], ["b", "m=d1+e1"]),
+        (["b", "d1"], ["m=b+d1+d2"]),
+        (["b"], ["e"]),
+        (["b"], []),
+    ],
+)
+def test_a_chain_that_lacks_rows_of_an_older_one_must_be_loaded_anew(old: list[str], new: list[str]) -> None:
+    assert chain(*new).after(chain(*old)) is None
