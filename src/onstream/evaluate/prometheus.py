@@ -89,8 +89,8 @@ class Prometheus:
     ``onstream_grouped_auc_ratio{label="click",scope="window",group="user"}``. The job's own numbers are
     "examples_per_second", "rejected_rows", "dropped_batches", "checkpoint/version", "checkpoint/age_s",
     "lag/rows", "lag/bytes", "lag/s", "tables/<table>/rows" and "tables/<table>/bytes"; any other name
-    appears as ``onstream_metric{name="..."}``. A scrape sees one `write` whole: what the newest one lacks is gone.
-    The registry of the process is not touched.
+    appears as ``onstream_metric{name="..."}``. A scrape sees one `write` whole: what the newest one lacks is
+    gone. The registry of the process is not touched.
     """
 
     def __init__(self, port: int, address: str = "127.0.0.1") -> None:
