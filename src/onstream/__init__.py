@@ -1,24 +1,28 @@
 """onstream: train a model on a live stream and serve it while it learns."""
 
-from onstream.features import EventTime, Group, Id, IdList, Label, Number, Tensor, Weight
-from onstream.job import Job, load_job
-from onstream.learners import Inputs, Torch
-from onstream.streams import EventPace, Files, Log
-from onstream.tables import (
-    FTRL,
-    SGD,
-    Adagrad,
-    Adam,
-    Chance,
-    Constant,
-    Expire,
-    GroupFTRL,
-    Normal,
-    RowwiseAdagrad,
-    SeenTimes,
-    Slices,
-    Uniform,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onstream.features import EventTime, Group, Id, IdList, Label, Number, Tensor, Weight
+    from onstream.job import Job, load_job
+    from onstream.learners import Inputs, Torch
+    from onstream.streams import EventPace, Files, Log
+    from onstream.tables import (
+        FTRL,
+        SGD,
+        Adagrad,
+        Adam,
+        Chance,
+        Constant,
+        Expire,
+        GroupFTRL,
+        Normal,
+        RowwiseAdagrad,
+        SeenTimes,
+        Slices,
+        Uniform,
+    )
 
 __all__ = [
     "FTRL",
@@ -50,3 +54,21 @@ __all__ = [
     "Weight",
     "load_job",
 ]
+
+# Public names are looked up when they are first used: a command that only reads a directory of checkpoints then
+# does not wait for PyTorch.
+_ROOMS = ("features", "tables", "streams", "learners", "job")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for room in _ROOMS:
+            module = import_module(f"onstream.{room}")
+            if name in module.__all__:
+                globals()[name] = found = getattr(module, name)
+                return found
+    raise AttributeError(f"module 'onstream' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

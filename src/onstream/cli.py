@@ -22,7 +22,7 @@ from onstream.streams import Files
 from onstream.templates import TEMPLATES, job_text, write_sample
 from onstream.terminal import size_text, watching
 
-__all__ = ["app", "main"]
+__all__ = ["app", "run"]
 
 app = typer.Typer(
     help="Train a model on a live stream and serve it while it learns.",
@@ -267,7 +267,7 @@ def _sizes(manifest: Manifest) -> tuple[str, str]:
     return f"{rows:,}", size_text(size)
 
 
-def main() -> NoReturn:
+def run() -> NoReturn:
     """Run the command line: exit code 0 if all went well, 1 if not, 2 if a job or an option is wrong."""
     try:
         app()

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -211,7 +211,8 @@ class Trainer:
     -----
     Every example is predicted before it is learned from. A checkpoint binds parameters, tables, positions,
     metrics, feature transforms and random states; going on from it gives the same bits as never having
-    stopped, on the same machine with the same settings, where batches are cut by row count.
+    stopped, on the same machine with the same settings, where batches are cut by row count. The global
+    generators of Python, numpy and torch are seeded, and restored, since a network may draw from them.
     """
 
     def __init__(
@@ -268,6 +269,8 @@ class Trainer:
             clock = _Clock(self.settings, self._counts.examples)
             started = self._counts.examples
             batches = stack.enter_context(Ahead(self._read(stop), depth=self.settings.read_ahead))
+            # After an error a silent stream must not be waited for.
+            stack.push(lambda error, *_: stop.set() if error else None)
             for batch in batches:
                 self._learn(batch, letters)
                 if clock.checkpoint_due() and not writer.busy:
@@ -353,10 +356,10 @@ class Trainer:
                 "rejects": self._share.state(),
                 "random": _random_state(),
                 "letters": letters.state(),
-                "trainer": State(facts=vars(self._counts)),
+                "trainer": State(facts=asdict(self._counts)),
             },
             positions=dict(self.positions),
-            facts={**self._facts, "metrics": self.meter.report().flat(), **vars(self._counts)},
+            facts={**self._facts, "metrics": self.meter.report().flat(), **asdict(self._counts)},
             table_facts=self.tables.describe(),
             replace=replace,
         )
@@ -366,6 +369,8 @@ class Trainer:
         if manifest is None:
             # Rows that were rejected before the first checkpoint will be met, and written, again.
             letters.truncate(0)
+            random.seed(self.settings.seed)
+            np.random.seed(self.settings.seed % (1 << 32))
             return None
         stored = {name: chain.facts for name, chain in manifest.tables.items()}
         for chain, sources in self.tables.sources(stored).items():

@@ -1,0 +1,17 @@
+"""The command ``onstream``, also as ``python -m onstream``."""
+
+import os
+
+
+def main() -> None:
+    """Run the command line."""
+    # Threads that wait for the next operation of a network must not spin: reading and hashing need the
+    # processors too. OpenMP reads this once, when PyTorch is loaded, so nothing may be imported before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from onstream.cli import run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()
