@@ -498,3 +498,21 @@ def test_a_sweep_during_a_merge_removes_nothing_of_it(tmp_path: Path) -> None:
         del store.before, store.after
         assert load(log, log.commit(snapshot(10, {}))) == {k: row(k) for k in range(1, 10)}
         assert log.verify() == []
+
+
+def test_a_reader_that_the_writer_overtakes_finds_the_newer_version(tmp_path: Path) -> None:
+    said: list[str] = []
+    with CheckpointLog(LocalStore(tmp_path), keep=1) as log:
+        log.commit(snapshot(1, {1: row(1)}))
+
+        class FakeSlowStore(LocalStore):
+            """A real local store; before the first file is opened, the writer commits and removes it."""
+
+            def open(self, name: str) -> pa.NativeFile:
+                if log.parent.version == 1:
+                    log.commit(snapshot(2, {2: row(2)}))
+                return super().open(name)
+
+        reader = CheckpointLog(FakeSlowStore(tmp_path), report=said.append)
+        assert reader.newest().version == 2
+        assert said == []
