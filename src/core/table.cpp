@@ -322,7 +322,9 @@ void Table::pull(const uint64_t* keys, size_t n, float* out, uint32_t now, bool 
         const size_t end = n * (r + 1) / ranges;
         for (size_t i = n * r / ranges; i < end; ++i) {
             if (i + kAhead < end && plan_.slots[i + kAhead] != kNone) {
-                __builtin_prefetch(plan_.weights[plan_.slots[i + kAhead]]);
+                const float* later = plan_.weights[plan_.slots[i + kAhead]];
+                __builtin_prefetch(later);
+                __builtin_prefetch(later + dim - 1);
             }
             float* to = out + i * dim;
             if (plan_.slots[i] == kNone) {
@@ -363,6 +365,10 @@ void Table::push(const uint64_t* keys, size_t n, const float* grads) {
         for (uint32_t slot = plan_.bounds[p]; slot < plan_.bounds[p + 1]; ++slot) {
             const uint32_t which = plan_.distinct[slot];
             const float* grad = grads + size_t{plan_.positions[slot]} * dim;
+            // One partition's positions lie too far apart for the processor to foresee them.
+            if (slot + kAhead < plan_.bounds[p + 1]) {
+                __builtin_prefetch(grads + size_t{plan_.positions[slot + kAhead]} * dim);
+            }
             Step& step = part.steps[which];
             if (step.grad == nullptr) {
                 if (part.counts[which] == 1) {

@@ -13,8 +13,8 @@ namespace onstream {
 namespace {
 
 // Between the phases of one pull or push helpers are needed again within microseconds; spinning that long is
-// cheaper than a sleep and a wake-up.
-constexpr int kSpins = 4000;
+// cheaper than a sleep and a wake-up. Spinning longer would take the processor from threads that read and hash.
+constexpr int kSpins = 300;
 
 void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -61,7 +61,14 @@ class Pool {
         }
         changed_.notify_all();
         task->help();
-        while (task->finished.load(std::memory_order_acquire) < items) pause();
+        // A helper that lost its processor in the middle of an item may have this one.
+        for (int i = 0; task->finished.load(std::memory_order_acquire) < items; ++i) {
+            if (i < kSpins) {
+                pause();
+            } else {
+                std::this_thread::yield();
+            }
+        }
         return true;
     }
 
