@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import ast
+import os
 import runpy
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from onstream.contracts import Learner, Reject, RowPolicy, Stream
+from onstream.contracts import Chunk, Learner, Reject, RowPolicy, Stream
 from onstream.errors import JobError, OnstreamError
 from onstream.evaluate import Prometheus, Sink, TensorBoard
 from onstream.features import Declaration, Features
+from onstream.streams import Ahead
 from onstream.tables import Adagrad, Uniform
 from onstream.trainer import Observer, Settings, Summary, Trainer
 
@@ -36,7 +38,7 @@ class Check:
     rows : list of dict
         The first rows as they are read: name to encoded form, or the reason why a row is rejected.
     rejects : tuple of Reject
-        Rows of that beginning that could not even be decoded.
+        Rows before and among them that could not even be decoded.
     schema : pyarrow.Schema
         The columns of the stream, of which the features read some.
     outputs : dict of str to list of float
@@ -69,7 +71,8 @@ class Job(Settings):
     tensorboard : path, optional
         Write TensorBoard event files there (needs ``onstream[tensorboard]``).
     prometheus : int, optional
-        Serve metrics on this port of 127.0.0.1; 0 takes a free one (needs ``onstream[prometheus]``).
+        Serve metrics on this port of 127.0.0.1; 0 takes a free one and a note tells which (needs
+        ``onstream[prometheus]``).
     **settings
         As `onstream.trainer.Settings`: batch_size, checkpoint_every_s and so on.
 
@@ -103,6 +106,14 @@ class Job(Settings):
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise JobError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+        for name in ("directory", "tensorboard"):
+            value = getattr(self, name)
+            if not isinstance(value, str | os.PathLike) and (name == "directory" or value is not None):
+                raise JobError(f"{name} must be a path, got {value!r}")
+        if self.prometheus is not None and type(self.prometheus) is not int:
+            raise JobError(f"prometheus must be the number of a port, got {self.prometheus!r}")
+        # Whatever is wrong with the features is told where the job is made.
+        self.encoder()
 
     def encoder(self) -> Features:
         """Return the features, resolved to their layout."""
@@ -127,13 +138,11 @@ class Job(Settings):
             As `Trainer.run` says.
         """
         stop = stop or threading.Event()
-        with ExitStack() as stack:
-            received = stack.enter_context(_stopped_by_signals(stop))
-            sinks = [stack.enter_context(closing(sink)) for sink in self._sinks()]
-            summary = self.trainer(sinks=sinks, observer=observer).run(stop)
+        with _stopped_by_signals(stop) as received:
+            summary = self.trainer(observer).run(stop)
         return replace(summary, signals=tuple(received))
 
-    def trainer(self, *, sinks: Sequence[Sink] = (), observer: Observer | None = None) -> Trainer:
+    def trainer(self, observer: Observer | None = None) -> Trainer:
         """Return the trainer of this job, ready to run."""
         features = self.encoder()
         return Trainer(
@@ -143,12 +152,14 @@ class Job(Settings):
             self.directory,
             settings=self.only(),
             facts={"job": self.describe()},
-            sinks=sinks,
+            sinks=partial(self._sinks, observer),
             observer=observer,
         )
 
     def check(self, num_rows: int = 3) -> Check:
         """Read the first rows, encode them, and let the untrained network predict them.
+
+        A live stream that is silent is waited for as long as `max_wait_s` says.
 
         Raises
         ------
@@ -156,18 +167,15 @@ class Job(Settings):
             For whatever would keep the job from running.
         """
         features = self.encoder()
-        stop = threading.Event()
-        chunks = self.stream.read({}, max_rows=max(num_rows, 1), stop=stop)
-        first = list(islice(chunks, 1))
-        stop.set()
-        if not first:
-            return Check([], (), self.stream.schema(), {})
-        batch = first[0].batch.slice(0, num_rows)
-        rows = features.preview(batch, num_rows)
-        outputs = self.trainer().predict(batch)
-        return Check(
-            rows, tuple(first[0].rejects), self.stream.schema(), {k: v.tolist() for k, v in outputs.items()}
-        )
+        rejects: list[Reject] = []
+        for chunk in self._first_chunks(_selected(self.stream, features.columns), num_rows):
+            rejects += chunk.rejects
+            if chunk.batch.num_rows:
+                batch = chunk.batch.slice(0, num_rows)
+                rows = features.preview(batch, num_rows)
+                outputs = {name: found.tolist() for name, found in self.trainer().predict(batch).items()}
+                return Check(rows, tuple(rejects), self.stream.schema(), outputs)
+        return Check([], tuple(rejects), self.stream.schema(), {})
 
     def describe(self) -> dict[str, Any]:
         """Return the job as JSON values, for people and for the checkpoint."""
@@ -195,14 +203,25 @@ class Job(Settings):
         """
         job = self
         for name, value in changes.items():
-            job = _changed(job, name.split("."), _literal(value), name)
+            job = _changed(job, name.split("."), value, name)
         return job
 
-    def _sinks(self) -> Iterator[Sink]:
+    def _sinks(self, observer: Observer | None, step: int) -> Iterator[Sink]:
         if self.tensorboard is not None:
-            yield TensorBoard(self.tensorboard)
+            yield TensorBoard(self.tensorboard, resume_step=step)
         if self.prometheus is not None:
-            yield Prometheus(self.prometheus)
+            prometheus = Prometheus(self.prometheus)
+            yield prometheus
+            if observer:
+                observer.note(f"metrics are served at http://{prometheus.address}:{prometheus.port}/metrics")
+
+    def _first_chunks(self, stream: Stream, num_rows: int) -> Iterator[Chunk]:
+        """Yield the beginning of a stream, until it ends or is silent."""
+        stop = threading.Event()
+        chunks = stream.read({}, max_rows=max(num_rows, 1), stop=stop)
+        with Ahead(chunks, depth=1, stop=stop) as ahead:
+            while isinstance(chunk := ahead.take(self.max_wait_s if stream.live else None), Chunk):
+                yield chunk
 
 
 def load_job(path: str | Path) -> Job:
@@ -235,7 +254,7 @@ def load_job(path: str | Path) -> Job:
 
 def _where(path: Path, error: BaseException) -> str:
     """Return the place in the job file at which an error came up."""
-    if isinstance(error, SyntaxError) and error.lineno:
+    if isinstance(error, SyntaxError) and error.filename == str(path) and error.lineno:
         return f"{path}, line {error.lineno}"
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
     return f"{path}, line {lines[-1]}" if lines else str(path)
@@ -247,25 +266,29 @@ def _selected(stream: Stream, columns: Sequence[str]) -> Stream:
     return stream if select is None else select(columns)
 
 
-def _literal(value: Any) -> Any:
+def _literal(value: Any, current: Any) -> Any:
+    """Return what a text means in the place of `current`."""
     if not isinstance(value, str):
         return value
     plain = {"true": True, "false": False, "null": None}
     if value.lower() in plain:
         return plain[value.lower()]
     try:
-        return ast.literal_eval(value)
+        read = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return value
+    # A directory may be called 2024.
+    return value if isinstance(current, str | os.PathLike) and isinstance(read, int | float) else read
 
 
 def _changed(part: Any, path: list[str], value: Any, whole: str) -> Any:
     """Return a copy of a part with one setting changed."""
     names = [f.name for f in fields(part) if f.init or f.name in vars(part)] if is_dataclass(part) else []
     if path[0] not in names:
-        raise JobError(f"there is no setting {whole!r}; {type(part).__name__} has {', '.join(sorted(names))}")
-    if len(path) > 1:
-        value = _changed(getattr(part, path[0]), path[1:], value, whole)
+        has = ", ".join(sorted(names)) or "none"
+        raise JobError(f"there is no setting {whole!r}; the settings of {type(part).__name__}: {has}")
+    current = getattr(part, path[0])
+    value = _changed(current, path[1:], value, whole) if len(path) > 1 else _literal(value, current)
     own = getattr(part, "replace", None)
     try:
         if own is not None and not isinstance(part, Job):

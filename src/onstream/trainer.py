@@ -5,21 +5,22 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from onstream.checkpoints import CheckpointLog, CheckpointWriter, LocalStore, Manifest, Snapshot
 from onstream.contracts import Batch, Learner, Positions, Predictions, State, Stream
-from onstream.errors import JobError
+from onstream.errors import CheckpointError, JobError
 from onstream.evaluate import Meter, Report, Sink
 from onstream.features import Features
 from onstream.streams import Ahead, Cut, DeadLetters, Place, RejectShare, cut
+from onstream.streams.ahead import END
 from onstream.tables import TableGroup
 
 __all__ = ["Observer", "Progress", "Settings", "Summary", "Trainer"]
@@ -28,6 +29,12 @@ DEAD_LETTERS = "dead_letters.jsonl"
 
 # Rows read at once: large enough that decoding is cheap a row, small enough that memory stays bounded.
 _LEAST_CHUNK_ROWS = 16_384
+
+# How often a silent stream is looked away from: neither does that cost time, nor is a checkpoint late for long.
+_LEAST_SILENCE_S = 0.05
+_MOST_SILENCE_S = 60.0
+
+OpenSinks: TypeAlias = Callable[[int], Iterable[Sink]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +80,18 @@ class Settings:
         """Check the numbers."""
         for name in ("batch_size", "read_ahead", "keep", "window"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise JobError(f"{name} must be a whole number of at least 1, got {value!r}")
         for name in ("max_wait_s", "checkpoint_every_s", "report_every_s"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not value > 0:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise JobError(f"{name} must be a positive number of seconds, got {value!r}")
-        if not isinstance(self.max_bad_share, int | float) or not 0 <= self.max_bad_share <= 1:
-            raise JobError(f"max_bad_share must be between 0 and 1, got {self.max_bad_share!r}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 64:
+        share = self.max_bad_share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise JobError(f"max_bad_share must be between 0 and 1, got {share!r}")
+        if type(self.seed) is not int or not 0 <= self.seed < 1 << 64:
             raise JobError(f"seed must be a whole number from 0 to 2^64 - 1, got {self.seed!r}")
-        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
+        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
             raise JobError(f"threads must be a whole number of at least 1, got {self.threads!r}")
 
     def only(self) -> Settings:
@@ -204,7 +212,9 @@ class Trainer:
     settings : Settings
     facts : mapping
         JSON values kept with every checkpoint, such as a description of the job.
-    sinks : sequence of Sink
+    sinks : callable, optional
+        Given the number of examples after which training goes on, opens the sinks to report to; they are closed
+        at the end of the run.
     observer : Observer, optional
 
     Notes
@@ -224,7 +234,7 @@ class Trainer:
         *,
         settings: Settings = Settings(),
         facts: Mapping[str, Any] | None = None,
-        sinks: Sequence[Sink] = (),
+        sinks: OpenSinks | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.stream = stream
@@ -236,9 +246,11 @@ class Trainer:
         self.tables = TableGroup(features.layout.tables, seed=settings.seed, threads=settings.threads)
         self.positions: Positions = {}
         self._facts = dict(facts or {})
-        self._sinks = sinks
+        self._open_sinks = sinks
+        self._sinks: Sequence[Sink] = ()
         self._observer = observer
         self._counts = _Counts()
+        self._kept_batches = 0
         self._features_state = features.state()
         self._share = RejectShare(settings.max_bad_share)
         self._replace: set[str] = set()
@@ -250,7 +262,7 @@ class Trainer:
         Raises
         ------
         BadInputError
-            If too many recent rows are bad.
+            If too many recent rows are bad; a stream that ends early is judged by all the rows it had.
         DivergedError
             If loss or gradients keep being not finite.
         CheckpointError
@@ -268,20 +280,25 @@ class Trainer:
             writer = stack.enter_context(CheckpointWriter(log, report=self._note))
             clock = _Clock(self.settings, self._counts.examples)
             started = self._counts.examples
+            if self._open_sinks is not None:
+                self._sinks = [stack.enter_context(closing(sink)) for sink in self._open_sinks(started)]
             batches = stack.enter_context(Ahead(self._read(stop), depth=self.settings.read_ahead))
             # After an error a silent stream must not be waited for.
             stack.push(lambda error, *_: stop.set() if error else None)
-            for batch in batches:
-                self._learn(batch, letters)
-                if clock.checkpoint_due() and not writer.busy:
+            while (batch := batches.take(self._silence_s())) is not END:
+                if batch is not None:
+                    self._learn(batch, letters)
+                if clock.checkpoint_due() and self._unkept and not writer.busy:
                     writer.submit(self._snapshot(letters))
                     clock.checkpointed()
                 if clock.report_due():
                     self._publish(self._progress(writer.poll(), clock))
                 if stop.is_set():
                     break
+            if not stop.is_set():
+                self._share.check(letters.path, final=True)
             writer.flush()
-            if self._counts.batches and (resumed is None or self.positions != resumed.positions):
+            if self._unkept:
                 writer.submit(self._snapshot(letters))
                 clock.checkpointed()
             progress = self._progress(writer.flush(), clock)
@@ -302,14 +319,29 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------- one batch
 
+    def _silence_s(self) -> float | None:
+        """Return how long to wait for a batch before looking whether a checkpoint or a report is due."""
+        if not self.stream.live:
+            return None
+        due_s = min(self.settings.checkpoint_every_s, self.settings.report_every_s)
+        return min(max(due_s, _LEAST_SILENCE_S), _MOST_SILENCE_S)
+
+    @property
+    def _unkept(self) -> bool:
+        """Whether there is something that no snapshot holds."""
+        return self._counts.batches > self._kept_batches
+
     def _read(self, stop: threading.Event) -> Iterator[Batch]:
         """Read, cut and encode; runs ahead of the learner in threads of its own."""
         size = self.settings.batch_size
         chunk_rows = max(size, _LEAST_CHUNK_ROWS // size * size)
         with Ahead(self.stream.read(dict(self.positions), max_rows=chunk_rows, stop=stop), depth=2) as chunks:
             # Only a stream that may be silent cuts by waiting: a slow machine must not change the batches.
-            max_wait_s = self.settings.max_wait_s if self.stream.live else None
+            max_wait_s = min(self.settings.max_wait_s, threading.TIMEOUT_MAX) if self.stream.live else None
             for piece in cut(chunks, rows=size, positions=dict(self.positions), max_wait_s=max_wait_s):
+                if stop.is_set() and max_wait_s is None and piece.num_rows < size:
+                    # The stop cut this batch short, not the end of the stream: the next run reads it whole.
+                    return
                 yield self._encode(piece)
 
     def _encode(self, piece: Cut) -> Batch:
@@ -346,6 +378,7 @@ class Trainer:
 
     def _snapshot(self, letters: DeadLetters) -> Snapshot:
         replace, self._replace = self._replace, set()
+        self._kept_batches = self._counts.batches
         return Snapshot(
             tables=self.tables.cut(),
             states={
@@ -389,16 +422,16 @@ class Trainer:
         self._share.load(log.states(manifest, "rejects"))
         letters.load(log.states(manifest, "letters"))
         self._counts = _Counts(**log.states(manifest, "trainer").facts)
+        self._kept_batches = self._counts.batches
         _load_random_state(log.states(manifest, "random"))
         self.positions = dict(manifest.positions)
         self._note(f"going on from checkpoint {manifest.version}, after {self._counts.examples:,} examples")
         return manifest
 
     def _restore_meter(self, state: State) -> None:
-        known = {str(label[0]) for label in state.facts["labels"]}
-        if known == {label.name for label in self.features.layout.labels}:
+        try:
             self.meter.load(state)
-        else:
+        except CheckpointError:
             self._note("the labels are others than in the checkpoint, so evaluation begins anew")
 
     # ---------------------------------------------------------------------------------------- reporting
@@ -459,7 +492,8 @@ class _Clock:
 
     def rate(self, examples: int) -> float:
         now = time.monotonic()
-        if examples > self._examples:
+        # A report right after another, at the end, must not take the job for a slow one.
+        if examples > self._examples or now - self._report_at >= self._settings.report_every_s:
             self._rate = (examples - self._examples) / max(now - self._report_at, 1e-9)
         self._examples, self._report_at = examples, now
         return self._rate

@@ -68,9 +68,12 @@ class RejectShare:
             self._num_rows -= old_rows
             self._reasons -= old_reasons
 
-    def check(self, dead_letters: str | os.PathLike[str] | None = None) -> None:
-        """Raise BadInputError if the share is above the limit; its text names the file `dead_letters`."""
-        if self._num_rows < self.min_rows or self.share <= self.limit:
+    def check(self, dead_letters: str | os.PathLike[str] | None = None, *, final: bool = False) -> None:
+        """Raise BadInputError if the share is above the limit; its text names the file `dead_letters`.
+
+        With `final` no more rows will come, so that fewer than `min_rows` are judged too.
+        """
+        if self.share <= self.limit or (self._num_rows < self.min_rows and not final):
             return
         # Ties by name: the text must not depend on the order of arrival.
         top = sorted(self._reasons.items(), key=lambda item: (-item[1], item[0]))[:_TOP]
