@@ -8,8 +8,8 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, fields
+from typing import Any, get_args
 
 import pyarrow as pa
 
@@ -155,6 +155,14 @@ class Files:
         selected = copy.copy(self)
         object.__setattr__(selected, "columns", wanted)
         return selected
+
+    def replace(self, **changes: Any) -> Files:
+        """Return the same stream with some of its settings changed, checked as all settings are.
+
+        The names are those of the attributes: given types are `types`, since `schema` is a method.
+        """
+        settings = {field.name: getattr(self, field.name) for field in fields(self)} | changes
+        return Files(schema=settings.pop("types"), **settings)
 
     def schema(self) -> pa.Schema:
         """Return the columns of the first file, as they are decoded; those given if there is no file yet."""
