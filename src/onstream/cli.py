@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.pretty import pretty_repr
 from rich.table import Table
+from rich.text import Text
 
 from onstream.checkpoints import CheckpointLog, LocalStore, Manifest
 from onstream.errors import JobError, OnstreamError
@@ -21,6 +22,7 @@ from onstream.job import load_job
 from onstream.streams import Files
 from onstream.templates import TEMPLATES, job_text, write_sample
 from onstream.terminal import size_text, watching
+from onstream.trainer import Settings
 
 __all__ = ["app", "run"]
 
@@ -86,7 +88,7 @@ def check(
     for i, row in enumerate(found.rows):
         grid = Table(title=f"row {i + 1}", title_justify="left", box=None, padding=(0, 2), show_header=False)
         for name, value in row.items():
-            grid.add_row(name, str(value))
+            grid.add_row(Text(name), Text(str(value)))
         out.print(grid)
     for reject in found.rejects:
         say(f"rejected: {reject.partition} at {reject.position}: {reject.reason}")
@@ -140,7 +142,7 @@ def list_checkpoints(directory: Directory) -> None:
         try:
             manifest = log.read(version)
         except OnstreamError as error:
-            table.add_row(str(version), "damaged", "", "", str(error))
+            table.add_row(str(version), "damaged", "", "", Text(str(error)))
             continue
         table.add_row(str(version), _examples(manifest), *_sizes(manifest), " ".join(tags.get(version, [])))
     out.print(table)
@@ -183,7 +185,7 @@ def tag(
 @checkpoints.command()
 def rollback(directory: Directory, which: Annotated[str, typer.Argument(help="A version or tag.")]) -> None:
     """Make an older version the newest again: training goes on from there."""
-    with _log(directory) as log:
+    with _kept(directory) as log:
         version = log.resolve(which)
         manifest = log.rollback(version)
     say(f"version {manifest.version} is version {version} again; training goes on from it")
@@ -204,7 +206,7 @@ def verify(directory: Directory, which: Which = None) -> None:
 @checkpoints.command()
 def compact(directory: Directory) -> None:
     """Merge the segments of every table into one, as a new version with the same content."""
-    with _log(directory) as log:
+    with _kept(directory) as log:
         manifest = log.restore()
         if manifest is None:
             raise JobError(f"{directory} holds no checkpoint")
@@ -253,6 +255,13 @@ def _log(directory: Path) -> CheckpointLog:
     if not directory.is_dir():
         raise JobError(f"there is no model directory {str(directory)!r}")
     return CheckpointLog(LocalStore(directory), report=say)
+
+
+def _kept(directory: Path) -> CheckpointLog:
+    """Return a log to write to, which keeps as many versions as the job of this directory does."""
+    manifest = _log(directory).newest()
+    settings = manifest.facts.get("job", {}).get("settings", {}) if manifest else {}
+    return CheckpointLog(LocalStore(directory), keep=settings.get("keep", Settings.keep), report=say)
 
 
 def _examples(manifest: Manifest) -> str:

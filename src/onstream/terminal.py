@@ -98,14 +98,14 @@ class LiveView:
         """Return the panel as it is now."""
         progress = self._progress
         if progress is None:
-            return Panel(Text("reading the first examples ..."), title=self._title, border_style="cyan")
+            return Panel(Text("reading the first examples ..."), title=Text(self._title), border_style="cyan")
         parts: list[RenderableType] = [_facts(progress, time.monotonic() - self._taken), Text()]
         parts += [_quality(name, label) for name, label in progress.report.labels.items()]
         parts += [
             Text.assemble("  ", (f"{name}  ", "dim"), (sparkline(curve), "green"), f"  {curve[-1]:.4f}")
             for name, curve in self._curves.items()
         ]
-        return Panel(Group(*parts), title=f"[bold]{self._title}", border_style="cyan", padding=(1, 2))
+        return Panel(Group(*parts), title=Text(self._title, "bold"), border_style="cyan", padding=(1, 2))
 
 
 def line(progress: Progress) -> str:
@@ -114,6 +114,7 @@ def line(progress: Progress) -> str:
     for name, label in progress.report.labels.items():
         prefix = f"{name}." if len(progress.report.labels) > 1 else ""
         parts += [f"{prefix}{key}={_number(value)}" for key, value in label.window.items() if key in _SHOWN]
+        parts += [f"{prefix}gauc_{group}={_number(value)}" for group, value in label.groups.items()]
     parts.append(f"rows={sum(progress.table_rows.values())}")
     if progress.version is not None:
         parts.append(f"checkpoint={progress.version}")
@@ -163,12 +164,12 @@ def _facts(progress: Progress, since_s: float) -> Table:
 
 def _quality(name: str, label: LabelReport) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column(name, style="bold")
+    table.add_column(Text(name), style="bold")
     shown = [metric for metric in _SHOWN if metric in label.window]
     for metric in shown:
         table.add_column(_SHOWN[metric], justify="right")
     for group in label.groups:
-        table.add_column(f"GAUC by {group}", justify="right")
+        table.add_column(Text(f"GAUC by {group}"), justify="right")
     table.add_row(
         "window", *[_number(label.window[m]) for m in shown], *[_number(v) for v in label.groups.values()]
     )
