@@ -49,9 +49,9 @@ def write_clicks(path: Path, rows: int = 6_000, seed: int = 0) -> Path:
     return path
 
 
-def small_job(source, directory, *, extra=(), **options) -> Job:
+def small_job(source, directory, *, extra=(), expires=True, **options) -> Job:
     features = [
-        Id("user", dim=4, admission=SeenTimes(2), expiry=Expire("3d")),
+        Id("user", dim=4, admission=SeenTimes(2), expiry=Expire("3d") if expires else None),
         Id("item", dim=4),
         IdList("tags", dim=4, pooling="mean"),
         Number("price", log=True, standardize=True),
