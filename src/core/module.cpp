@@ -9,6 +9,7 @@
 
 #include "hash.h"
 #include "table.h"
+#include "text.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -74,6 +75,59 @@ nb::object hash_arrow(nb::object column, uint64_t salt,
     if (!hashed)
         raise("ColumnError", why + " cannot be an id; expected integers, strings or a dictionary of these");
     return any_fault ? nb::cast(faults) : nb::none();
+}
+
+CellKind read_kind(const std::string& name) {
+    if (name == "string") return CellKind::kText;
+    if (name == "int8") return CellKind::kInt8;
+    if (name == "int16") return CellKind::kInt16;
+    if (name == "int32") return CellKind::kInt32;
+    if (name == "int64") return CellKind::kInt64;
+    if (name == "double") return CellKind::kDouble;
+    raise("ColumnError", "text cannot be split into values of type '" + name + "'");
+}
+
+// A numpy array of bytes that takes over the memory; None when there is none.
+nb::object take(Bytes&& from, size_t size) {
+    uint8_t* data = from.release();
+    if (data == nullptr) return nb::none();
+    nb::capsule owner(data, [](void* p) noexcept { std::free(p); });
+    return nb::cast(Out<uint8_t>(data, {size}, owner));
+}
+
+nb::object split(nb::object text, size_t begin, size_t end, const std::string& delimiter, size_t rows,
+                 size_t num_columns, const nb::list& wanted) {
+    std::vector<TextColumn> columns;
+    for (nb::handle item : wanted) {
+        const auto pair = nb::cast<nb::tuple>(item);
+        TextColumn column;
+        column.index = nb::cast<size_t>(pair[0]);
+        column.kind = read_kind(nb::cast<std::string>(pair[1]));
+        if (column.index >= num_columns)
+            raise("ShapeError", "there is no column " + std::to_string(column.index));
+        columns.push_back(std::move(column));
+    }
+    Py_buffer view;
+    if (PyObject_GetBuffer(text.ptr(), &view, PyBUF_SIMPLE) != 0) throw nb::python_error();
+    const bool fits = begin <= end && end <= static_cast<size_t>(view.len) && delimiter.size() == 1;
+    bool plain = false;
+    if (fits) {
+        nb::gil_scoped_release release;
+        const auto* bytes = static_cast<const uint8_t*>(view.buf);
+        plain = split_text(bytes + begin, end - begin, static_cast<uint8_t>(delimiter[0]), rows, num_columns,
+                           columns);
+    }
+    PyBuffer_Release(&view);
+    if (!fits) raise("ShapeError", "begin, end or delimiter do not fit the text");
+    if (!plain) return nb::none();
+    nb::list made;
+    for (TextColumn& column : columns) {
+        nb::object validity = nb::none();
+        if (column.nulls > 0) validity = nb::cast(copy_of(column.validity.data(), column.validity.size()));
+        made.append(nb::make_tuple(column.nulls, validity, take(std::move(column.offsets), 4 * (rows + 1)),
+                                   take(std::move(column.values), column.size)));
+    }
+    return made;
 }
 
 uint64_t hash_python(nb::object value, uint64_t salt) {
@@ -242,6 +296,9 @@ NB_MODULE(core, m) {
         "name"_a);
     m.def("hash_value", &hash_python, "value"_a.none(), "salt"_a);
     m.def("hash_column", &hash_arrow, "column"_a, "salt"_a, "out"_a, "max_bytes"_a = 65536);
+
+    m.def("split_text", &split, "text"_a, "begin"_a, "end"_a, "delimiter"_a, "rows"_a, "num_columns"_a,
+          "columns"_a);
 
     nb::class_<Table>(m, "Table")
         .def(

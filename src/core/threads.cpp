@@ -13,7 +13,8 @@ namespace onstream {
 namespace {
 
 // Between the phases of one pull or push helpers are needed again within microseconds; spinning that long is
-// cheaper than a sleep and a wake-up. Spinning longer would take the processor from threads that read and hash.
+// cheaper than a sleep and a wake-up. Spinning longer would take the processor from threads that read and
+// hash.
 constexpr int kSpins = 300;
 
 void pause() {

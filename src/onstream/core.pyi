@@ -50,6 +50,41 @@ def hash_column(
     "042" or "+42") have the same key, in every integer and string type; so have 5 and 5.0. The GIL is released.
     """
 
+def split_text(
+    text: bytes,
+    begin: int,
+    end: int,
+    delimiter: str,
+    rows: int,
+    num_columns: int,
+    columns: list[tuple[int, str]],
+) -> list[tuple[int, npt.NDArray[Any] | None, npt.NDArray[Any] | None, npt.NDArray[Any] | None]] | None:
+    """Split plain lines into columns, in the layout of Arrow arrays.
+
+    Parameters
+    ----------
+    text : bytes
+        Of which ``text[begin:end]`` are `rows` whole lines; the last may lack its line end.
+    delimiter : str
+        One ASCII character. There is no quoting.
+    num_columns : int
+        Values of a line.
+    columns : list of (int, str)
+        Which values to decode, by their place in a line, and as what: "string", "int8", "int16", "int32",
+        "int64" or "double". An empty value is a null.
+
+    Returns
+    -------
+    list of (nulls, validity, offsets, values), or None
+        For each wanted column the number of nulls, the bitmap of what is there (None without nulls), for strings
+        the int32 offsets, and the bytes of the values (None when there are none). None unless every line is
+        plain: ASCII without carriage returns, the right number of values, numbers in the simplest form.
+
+    Notes
+    -----
+    The GIL is released.
+    """
+
 class Table:
     """Rows of float32 by 64-bit key, each with the state of its optimizer, last-seen time and count.
 

@@ -10,9 +10,13 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from onstream.core import split_text
 from onstream.streams.chunks import no_rows
 from onstream.streams.misfits import failing, misfit
 from onstream.streams.text import Lines
+
+# Types that plain text is split into without pyarrow's parser.
+_PLAIN_TYPES = ("string", "int8", "int16", "int32", "int64", "double")
 
 __all__ = ["DelimitedParser", "Dialect", "infer_types", "split_header"]
 
@@ -91,6 +95,7 @@ class DelimitedParser:
     _parse: pa_csv.ParseOptions = field(init=False)
     _quote: bytes = field(init=False)
     _sentinel: bytes = field(init=False)
+    _plain: list[tuple[int, str]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Build what does not change from chunk to chunk."""
@@ -98,11 +103,16 @@ class DelimitedParser:
         self._convert = self.dialect.convert_options(self._types, self.schema.names)
         self._parse = self.dialect.parse_options()
         self._quote = self.dialect.quote.encode()
+        if self.dialect.null_values == ("",) and all(str(t) in _PLAIN_TYPES for t in self._types.values()):
+            places = {name: i for i, name in enumerate(self.names)}
+            self._plain = [(places[name], str(kind)) for name, kind in self._types.items()]
         self._sentinel = b"0" + self.dialect.delimiter.encode() * (len(self.names) - 1) + b"\n"
 
     def parse(self, lines: Lines) -> tuple[pa.RecordBatch, dict[int, str]]:
         """Return the rows of the good lines, and why each bad one is bad, by the line's index."""
-        batch = self._fast(lines)
+        batch = self._split(lines)
+        if batch is None:
+            batch = self._fast(lines)
         if batch is not None:
             return batch, {}
         bad = self._misshapen(lines)
@@ -113,6 +123,24 @@ class DelimitedParser:
                 bad.setdefault(i, reason)
         good = [i for i in good if i not in bad]
         return self._decode(lines.join(good), self._convert), bad
+
+    def _split(self, lines: Lines) -> pa.RecordBatch | None:
+        """Return the rows if every line is plain text: several times faster than what can read all text."""
+        begin, end = int(lines.starts[0]), int(lines.ends[-1])
+        if self._plain is None or (self._quote and lines.data.find(self._quote, begin, end) >= 0):
+            return None
+        rows = len(lines)
+        columns = split_text(
+            lines.data, begin, end, self.dialect.delimiter, rows, len(self.names), self._plain
+        )
+        if columns is None:
+            return None
+        arrays = []
+        for kind, (nulls, *parts) in zip(self._types.values(), columns, strict=True):
+            validity, offsets, values = (None if part is None else pa.py_buffer(part) for part in parts)
+            buffers = [validity, offsets, values] if pa.types.is_string(kind) else [validity, values]
+            arrays.append(pa.Array.from_buffers(kind, rows, buffers, nulls))
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def _fast(self, lines: Lines) -> pa.RecordBatch | None:
         """Return the rows if every line is surely one row."""
