@@ -48,7 +48,7 @@ def learn(path: Path) -> Run:
             Torch(LR),
             directory,
             batch_size=BATCH_SIZE,
-            optimizer=Adagrad(lr=0.1),
+            optimizer=Adagrad(lr=0.1, initial_accumulator=1.0),
             initial=Constant(0.0),
             checkpoint_every_s=60,
             report_every_s=60,
