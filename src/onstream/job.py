@@ -23,10 +23,18 @@ from onstream.errors import JobError, OnstreamError
 from onstream.evaluate import Prometheus, Sink, TensorBoard
 from onstream.features import Declaration, Features
 from onstream.streams import Ahead
-from onstream.tables import Adagrad, Uniform
+from onstream.tables import Adagrad, Chance, Constant, Expire, Normal, RowOptimizer, SeenTimes, Uniform
 from onstream.trainer import Observer, Settings, Summary, Trainer
 
 __all__ = ["Check", "Job", "load_job"]
+
+# What may rule the rows of a feature, and an example of it.
+_POLICIES: dict[str, tuple[tuple[type, ...], str]] = {
+    "optimizer": ((RowOptimizer,), "Adagrad(lr=0.05)"),
+    "initial": ((Constant, Uniform, Normal), "Uniform(-0.01, 0.01)"),
+    "admission": ((SeenTimes, Chance), "SeenTimes(3)"),
+    "expiry": ((Expire,), 'Expire("30d")'),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +120,11 @@ class Job(Settings):
                 raise JobError(f"{name} must be a path, got {value!r}")
         if self.prometheus is not None and type(self.prometheus) is not int:
             raise JobError(f"prometheus must be the number of a port, got {self.prometheus!r}")
-        # Whatever is wrong with the features is told where the job is made.
+        if not isinstance(self.features, Sequence):
+            raise JobError(f"features must be a list of declarations, got {self.features!r}")
+        for owner in (self, *self.features):
+            _check_policies(owner)
+        # Whatever else is wrong with the features is told where the job is made.
         self.encoder()
 
     def encoder(self) -> Features:
@@ -258,6 +270,14 @@ def _where(path: Path, error: BaseException) -> str:
         return f"{path}, line {error.lineno}"
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
     return f"{path}, line {lines[-1]}" if lines else str(path)
+
+
+def _check_policies(owner: Job | Declaration) -> None:
+    for name, (kinds, example) in _POLICIES.items():
+        policy = getattr(owner, name, None)
+        if policy is not None and not isinstance(policy, kinds):
+            whose = "" if isinstance(owner, Job) else f"{type(owner).__name__}({owner.name!r}): "
+            raise JobError(f"{whose}{name} must be such as {example}, got {policy!r}")
 
 
 def _selected(stream: Stream, columns: Sequence[str]) -> Stream:

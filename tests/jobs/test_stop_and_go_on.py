@@ -91,6 +91,6 @@ def test_a_job_does_not_begin_anew_when_every_checkpoint_is_damaged(source, tmp_
     for file in (tmp_path / "model" / "manifests").iterdir():
         file.write_bytes(file.read_bytes()[:-10])
     before = sorted((tmp_path / "model").rglob("*"))
-    with pytest.raises(OSError, match="none of the versions .* is whole"):
+    with pytest.raises(OSError, match=r"none of the versions .* is whole"):
         job.train(Watch())
     assert sorted((tmp_path / "model").rglob("*")) == before
