@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -115,6 +115,8 @@ class Progress:
         Newest durable checkpoint.
     checkpoint_age_s : float
         Seconds since it was taken; since the start if there is none.
+    longest_pause_s : float
+        The longest that learning stood still for a checkpoint in this run, in seconds.
     behind : tuple of (int, str), or None
         What of the stream is not learned yet, and its unit.
     event_time : int
@@ -132,6 +134,7 @@ class Progress:
     table_bytes: dict[str, int]
     version: int | None
     checkpoint_age_s: float
+    longest_pause_s: float
     behind: tuple[int, str] | None
     event_time: int
     rejected: int
@@ -144,6 +147,7 @@ class Progress:
         numbers["rejected_rows"] = self.rejected
         numbers["dropped_batches"] = self.dropped
         numbers["checkpoint/age_s"] = self.checkpoint_age_s
+        numbers["checkpoint/longest_pause_s"] = self.longest_pause_s
         if self.version is not None:
             numbers["checkpoint/version"] = self.version
         if self.behind is not None:
@@ -175,6 +179,8 @@ class Summary:
         The version that the run went on from.
     learned : int
         Rows learned from in this run.
+    seconds : float
+        From when reading began until the last row was learned.
     stopped : bool
         Whether it was asked to stop before the end of the stream.
     signals : tuple of int
@@ -184,6 +190,7 @@ class Summary:
     progress: Progress
     resumed_from: int | None
     learned: int
+    seconds: float
     stopped: bool
     signals: tuple[int, ...] = ()
 
@@ -275,8 +282,13 @@ class Trainer:
             log = stack.enter_context(
                 CheckpointLog(LocalStore(self.directory), keep=self.settings.keep, report=self._note)
             )
+            # The log comes first: it keeps a second job out of this directory.
+            resumed = log.restore()
             letters = stack.enter_context(DeadLetters(self.directory / DEAD_LETTERS))
-            resumed = self._restore(log, letters)
+            if resumed is None:
+                self._begin(letters)
+            else:
+                self._restore(log, resumed, letters)
             writer = stack.enter_context(CheckpointWriter(log, report=self._note))
             clock = _Clock(self.settings, self._counts.examples)
             started = self._counts.examples
@@ -289,24 +301,24 @@ class Trainer:
                 if batch is not None:
                     self._learn(batch, letters)
                 if clock.checkpoint_due() and self._unkept and not writer.busy:
-                    writer.submit(self._snapshot(letters))
-                    clock.checkpointed()
+                    self._checkpoint(writer, letters, clock)
                 if clock.report_due():
                     self._publish(self._progress(writer.poll(), clock))
                 if stop.is_set():
                     break
+            seconds = clock.running_s()
             if not stop.is_set():
                 self._share.check(letters.path, final=True)
             writer.flush()
             if self._unkept:
-                writer.submit(self._snapshot(letters))
-                clock.checkpointed()
+                self._checkpoint(writer, letters, clock)
             progress = self._progress(writer.flush(), clock)
             self._publish(progress)
         return Summary(
             progress,
             resumed.version if resumed else None,
             self._counts.examples - started,
+            seconds,
             stop.is_set(),
         )
 
@@ -376,6 +388,11 @@ class Trainer:
 
     # -------------------------------------------------------------------------------------- checkpoints
 
+    def _checkpoint(self, writer: CheckpointWriter, letters: DeadLetters, clock: _Clock) -> None:
+        """Hand a snapshot to the writer, which makes it durable in the background."""
+        with clock.pausing():
+            writer.submit(self._snapshot(letters))
+
     def _snapshot(self, letters: DeadLetters) -> Snapshot:
         replace, self._replace = self._replace, set()
         self._kept_batches = self._counts.batches
@@ -397,14 +414,13 @@ class Trainer:
             replace=replace,
         )
 
-    def _restore(self, log: CheckpointLog, letters: DeadLetters) -> Manifest | None:
-        manifest = log.restore()
-        if manifest is None:
-            # Rows that were rejected before the first checkpoint will be met, and written, again.
-            letters.truncate(0)
-            random.seed(self.settings.seed)
-            np.random.seed(self.settings.seed % (1 << 32))
-            return None
+    def _begin(self, letters: DeadLetters) -> None:
+        # Rows that were rejected before the first checkpoint will be met, and written, again.
+        letters.truncate(0)
+        random.seed(self.settings.seed)
+        np.random.seed(self.settings.seed % (1 << 32))
+
+    def _restore(self, log: CheckpointLog, manifest: Manifest, letters: DeadLetters) -> None:
         stored = {name: chain.facts for name, chain in manifest.tables.items()}
         for chain, sources in self.tables.sources(stored).items():
             # Rows that come from chains of other names begin a chain of their own.
@@ -426,7 +442,6 @@ class Trainer:
         _load_random_state(log.states(manifest, "random"))
         self.positions = dict(manifest.positions)
         self._note(f"going on from checkpoint {manifest.version}, after {self._counts.examples:,} examples")
-        return manifest
 
     def _restore_meter(self, state: State) -> None:
         try:
@@ -445,6 +460,7 @@ class Trainer:
             table_bytes={name: self.tables[name].size_bytes for name in self.tables},
             version=manifest.version if manifest else None,
             checkpoint_age_s=clock.checkpoint_age_s(),
+            longest_pause_s=clock.longest_pause_s,
             behind=self.stream.behind(self.positions),
             event_time=self._counts.event_time,
             rejected=self._counts.rejected,
@@ -473,16 +489,26 @@ class _Clock:
     def __init__(self, settings: Settings, examples: int) -> None:
         now = time.monotonic()
         self._settings = settings
+        self._begin = now
         self._checkpoint_at = now
         self._report_at = now
+        self.longest_pause_s = 0.0
         self._examples = examples
         self._rate = 0.0
 
     def checkpoint_due(self) -> bool:
         return time.monotonic() - self._checkpoint_at >= self._settings.checkpoint_every_s
 
-    def checkpointed(self) -> None:
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Time the taking of a checkpoint."""
+        begin = time.monotonic()
+        yield
         self._checkpoint_at = time.monotonic()
+        self.longest_pause_s = max(self.longest_pause_s, self._checkpoint_at - begin)
+
+    def running_s(self) -> float:
+        return time.monotonic() - self._begin
 
     def checkpoint_age_s(self) -> float:
         return time.monotonic() - self._checkpoint_at
