@@ -471,12 +471,12 @@ class Trainer:
         notes = getattr(self.learner, "notes", [])
         while notes:
             self._note(notes.pop(0))
-        if self._observer:
-            self._observer.progress(progress)
         if self._sinks:
             numbers = progress.flat()
             for sink in self._sinks:
                 sink.write(numbers, step=progress.examples, wall_time=time.time())
+        if self._observer:
+            self._observer.progress(progress)
 
     def _note(self, text: str) -> None:
         if self._observer:
