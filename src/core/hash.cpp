@@ -31,12 +31,22 @@ constexpr uint64_t kSecretA = 0x9e3779b97f4a7c15ULL;  // 2^64 / golden ratio
 constexpr uint64_t kSecretB = 0xd1b54a32d192ed03ULL;
 constexpr uint64_t kNullMark = 0x6e756c6c6e756c6cULL;  // "nullnull"
 
+// Whether eight characters are all decimal digits: no branch, as the digits of a hexadecimal id are not foreseen.
+bool eight_digits(const uint8_t* text) {
+    constexpr uint64_t kHigh = 0xf0f0f0f0f0f0f0f0ULL;
+    constexpr uint64_t kDigits = 0x3030303030303030ULL;
+    const uint64_t word = load64(text);
+    // Adding 6 carries the low half of what follows '9' into the high half.
+    return (word & kHigh) == kDigits && ((word + 0x0606060606060606ULL) & kHigh) == kDigits;
+}
+
 // Whether the text is the canonical decimal form of an int64: no plus, no leading zero, no "-0".
 bool canonical_integer(const uint8_t* text, size_t size, int64_t& value) {
     if (size == 0 || size > 20) return false;
     const bool negative = text[0] == '-';
     const size_t first = negative ? 1 : 0;
     if (first == size) return false;
+    if (size >= first + 8 && !eight_digits(text + first)) return false;
     if (text[first] == '0' && (negative || size > 1)) return false;
     for (size_t i = first; i < size; ++i) {
         if (static_cast<unsigned>(text[i] - '0') > 9) return false;

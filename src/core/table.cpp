@@ -25,6 +25,30 @@ constexpr uint64_t kSweptPerKey = 2;
 
 double unit(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
 
+// The normal deviate below which a share `p` of all lie: Wichura 1988, algorithm AS 241, PPND7 (7 digits).
+double normal_quantile(double p) {
+    const double q = p - 0.5;
+    if (std::abs(q) <= 0.425) {
+        const double r = 0.180625 - q * q;
+        return q * (((59.109374720 * r + 159.29113202) * r + 50.434271938) * r + 3.3871327179) /
+               (((67.187563600 * r + 78.757757664) * r + 17.895169469) * r + 1.0);
+    }
+    // `p` is a multiple of 2^-53 and may be 0, whose logarithm is not finite.
+    const double tail = std::max(q < 0 ? p : 1 - p, 0x1p-54);
+    double r = std::sqrt(-std::log(tail));
+    double value;
+    if (r <= 5) {
+        r -= 1.6;
+        value = (((0.17023821103 * r + 1.3067284816) * r + 2.7568153900) * r + 1.4234372777) /
+                ((0.12021132975 * r + 0.73700164250) * r + 1.0);
+    } else {
+        r -= 5;
+        value = (((0.017337203997 * r + 0.42868294337) * r + 3.0812263860) * r + 6.6579051150) /
+                ((0.012258202635 * r + 0.24197894225) * r + 1.0);
+    }
+    return q < 0 ? -value : value;
+}
+
 void copy_row(float* to, const float* from, uint32_t dim) {
     // A fixed size lets the compiler keep the usual row in registers.
     if (dim == 16) {
@@ -90,10 +114,7 @@ void Table::birth(uint64_t key, float* weights) const {
         if (initial.kind == Initial::kUniform) {
             weights[j] = static_cast<float>(initial.a + (initial.b - initial.a) * unit(bits));
         } else {
-            // Box, Muller 1958; 1 - u keeps the logarithm finite.
-            const double radius = std::sqrt(-2 * std::log(1 - unit(bits)));
-            const double angle = 2 * 3.14159265358979323846 * unit(mix(bits));
-            weights[j] = static_cast<float>(initial.a + initial.b * radius * std::cos(angle));
+            weights[j] = static_cast<float>(initial.a + initial.b * normal_quantile(unit(bits)));
         }
     }
 }
