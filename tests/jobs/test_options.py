@@ -3,7 +3,9 @@
 import threading
 import urllib.request
 from dataclasses import fields
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -95,14 +97,14 @@ def test_seed_decides_rows_and_parameters(job, source, tmp_path):
     assert first(0) != first(1)
 
 
-def test_threads_are_those_of_the_tables(job, monkeypatch):
-    from onstream.tables import table
+def test_threads_are_those_of_the_tables(job):
+    def threads_after(threads):
+        tables = job.replace({"threads": threads}).trainer().tables
+        tables["d4-adagrad"].pull(np.arange(1, 100_000, dtype=np.uint64))
+        return len(list(Path("/proc/self/task").iterdir()))
 
-    made = []
-    core = table.CoreTable
-    monkeypatch.setattr(table, "CoreTable", lambda *given: made.append(given[-1]) or core(*given))
-    job.replace({"threads": 3}).trainer()
-    assert set(made) == {3}
+    one = threads_after(1)
+    assert threads_after(40) >= one + 20
 
 
 class FakeCounted(Files):
