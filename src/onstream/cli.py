@@ -62,15 +62,16 @@ def init(
     if path.exists() and not force:
         raise JobError(f"{path} exists; choose another name, or say --force")
     directory = f"models/{path.stem}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    sample = path.with_name(f"{path.stem}-sample.csv")
     if source is None:
-        sample = path.with_name(f"{path.stem}-sample.csv")
         text = job_text(str(path), template, str(sample), directory)
-        write_sample(sample)
-        say(f"wrote {sample}: made-up clicks, to be replaced by your data")
     else:
         text = job_text(str(path), template, source, directory, _guessed(source))
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+    if source is None:
+        write_sample(sample)
+        say(f"wrote {sample}: made-up clicks, to be replaced by your data")
     say(f"wrote {path}; next:\n  onstream check {path}\n  onstream train {path}")
 
 
@@ -94,7 +95,12 @@ def check(
         say(f"rejected: {reject.partition} at {reject.position}: {reject.reason}")
     for name, values in found.outputs.items():
         say(f"predicted {name}, untrained: {values}")
-    say(f"{path} is fine" if found.rows else f"{path} is fine, but its stream has no rows yet")
+    if not found.rows:
+        say(f"{path} is fine, but its stream has no rows yet")
+    elif not found.outputs:
+        say(f"{path} is fine, but these rows are all rejected")
+    else:
+        say(f"{path} is fine")
 
 
 @app.command()
@@ -242,13 +248,10 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
 
 def _guessed(source: str) -> list[str]:
     files = Files(source)
-    sample: list[pa.RecordBatch] = []
     for chunk in files.read({}, max_rows=_SAMPLE_ROWS, stop=threading.Event()):
-        sample.append(chunk.batch)
-        break
-    if not sample:
-        raise JobError(f"{source} has no rows to guess features from")
-    return render(guess(sample[0].schema, pa.Table.from_batches(sample)))
+        if chunk.batch.num_rows:
+            return render(guess(chunk.batch.schema, pa.Table.from_batches([chunk.batch])))
+    raise JobError(f"{source} has no rows to guess features from")
 
 
 def _log(directory: Path) -> CheckpointLog:

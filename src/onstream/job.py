@@ -185,7 +185,9 @@ class Job(Settings):
             if chunk.batch.num_rows:
                 batch = chunk.batch.slice(0, num_rows)
                 rows = features.preview(batch, num_rows)
-                outputs = {name: found.tolist() for name, found in self.trainer().predict(batch).items()}
+                good = batch.filter(pa.array(["rejected" not in row for row in rows]))
+                found = self.trainer().predict(good) if good.num_rows else {}
+                outputs = {name: values.tolist() for name, values in found.items()}
                 return Check(rows, tuple(rejects), self.stream.schema(), outputs)
         return Check([], tuple(rejects), self.stream.schema(), {})
 

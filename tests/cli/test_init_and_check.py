@@ -1,0 +1,159 @@
+"""New job files, and what a job makes of the beginning of its stream."""
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from onstream import Log, load_job
+from onstream.templates import TEMPLATES, write_sample
+from tests.cli.commands import JOB, write_job
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """The same made-up clicks in every format."""
+    folder = tmp_path_factory.mktemp("sources")
+    write_sample(folder / "clicks.csv", 12_000)
+    table = pyarrow.csv.read_csv(folder / "clicks.csv")
+    pq.write_table(table, folder / "clicks.parquet")
+    lines = (json.dumps(row) + "\n" for row in table.to_pylist())
+    (folder / "clicks.jsonl").write_text("".join(lines))
+    return folder
+
+
+def window_auc(out):
+    lines = [line for line in out.splitlines() if line.startswith("examples=")]
+    return float(dict(part.split("=") for part in lines[-1].split())["auc"])
+
+
+@pytest.mark.parametrize("suffix", [None, "csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_new_job_file_is_short_and_learns(onstream, sources, template, suffix):
+    source = ["--from", sources / f"clicks.{suffix}"] if suffix else []
+    out = onstream.fine("init", "jobs/clicks.py", "--template", template, *source)
+    assert "wrote jobs/clicks.py; next:\n  onstream check jobs/clicks.py\n  onstream train" in out
+    assert Path("jobs/clicks-sample.csv").exists() == (suffix is None)
+    lines = Path("jobs/clicks.py").read_text().splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 120
+    assert "jobs/clicks.py is fine" in onstream.fine("check", "jobs/clicks.py")
+    out = onstream.fine("train", "jobs/clicks.py", "--set", "learner.lr=0.01", "--set", "batch_size=256")
+    assert window_auc(out) > 0.6
+    assert Path("models/clicks/manifests").is_dir()
+
+
+def test_a_directory_or_glob_of_files_is_a_source(onstream, sources):
+    onstream.fine("init", "job.py", "--from", f"{sources}/*.csv")
+    assert load_job("job.py").stream.path == f"{sources}/*.csv"
+
+
+def test_init_does_not_write_over_a_file_unless_forced(onstream):
+    Path("job.py").write_text("precious")
+    said = onstream.refused("init", "job.py")
+    assert said == "onstream: job.py exists; choose another name, or say --force\n"
+    assert Path("job.py").read_text() == "precious"
+    assert not Path("job-sample.csv").exists()
+    onstream.fine("init", "job.py", "--force")
+    assert load_job("job.py").batch_size == 1024
+
+
+def test_an_unknown_template_is_refused_and_nothing_is_written(onstream):
+    said = onstream.refused("init", "new/job.py", "--template", "transformer")
+    assert said == "onstream: there is no template 'transformer'; there are deepfm, mlp, lr\n"
+    assert list(Path().iterdir()) == []
+
+
+def test_a_source_that_is_not_there_or_empty_is_refused(onstream):
+    onstream.refused("init", "job.py", "--from", "nothing.csv", code=1)
+    Path("empty.csv").write_text("user,click\n")
+    assert "empty.csv has no rows to guess features from" in onstream.refused(
+        "init", "job.py", "--from", "empty.csv"
+    )
+    assert not Path("job.py").exists()
+
+
+# ------------------------------------------------------------------------------------------------ check
+
+
+def test_check_prints_the_job_its_first_rows_and_what_it_predicts(onstream, here):
+    job = write_job(here)
+    out = onstream.fine("check", job, "--rows", "2")
+    for text in (
+        "'stream': {",
+        "'kind': 'Files'",
+        f"'path': '{here / 'clicks.csv'}'",
+        "'kind': 'Torch'",
+        "'network': 'Net'",
+        "'batch_size': 64",
+        "'checkpoint_every_s': 10.0",
+        "columns of the stream: user (int64), price (int64), click (int64)",
+        "row 1",
+        "row 2",
+        "predicted click, untrained: [",
+    ):
+        assert text in out
+    assert "row 3" not in out
+    assert out.endswith(f"{job} is fine\n")
+    assert not (here / "model").exists()
+
+
+def test_check_prints_rejected_rows_with_their_reasons(onstream, here):
+    lines = ["user,price,click", "1,2,1", "2,3,9", "3,[/red],1", "too,many,columns,here", "4,5,0"]
+    job = write_job(here, JOB.replace("{source!r})", "{source!r}, schema={{'price': 'string'}})"))
+    (here / "clicks.csv").write_text("\n".join(lines) + "\n")
+    out = onstream.fine("check", job, "--rows", "5")
+    assert re.search("rejected +label 'click': expected 0 or 1 *\n +value +9", out)
+    assert re.search(r"rejected +column 'price': not a number *\n +value +\[/red\]", out)
+    assert "rejected: clicks.csv at 40: expected 3 columns, got 4" in out
+    assert "row 4" in out
+
+
+def test_check_shows_what_is_rejected_even_if_there_is_no_good_row(onstream, here):
+    job = write_job(here)
+    (here / "clicks.csv").write_text("user,price,click\n" + "1,2,9\n" * 3)
+    out = onstream.fine("check", job)
+    assert out.count("label 'click': expected 0 or 1") == 3
+    assert "predicted" not in out
+    assert "job.py is fine, but these rows are all rejected" in out
+
+
+def test_check_looks_only_at_columns_that_the_job_reads(onstream, here):
+    job = write_job(here)
+    (here / "clicks.csv").write_text("user,price,click,note\n1,2,1,5\n")
+    text = JOB.replace("{source!r})", "{source!r}, schema={{'note': 'date32'}})")
+    assert "rejected" not in onstream.fine("check", write_job_only(job, text))
+
+
+def write_job_only(job, text):
+    """Write the job file anew, and leave its source."""
+    folder = job.parent
+    job.write_text(text.format(source=str(folder / "clicks.csv"), directory=str(folder / "model")))
+    return job
+
+
+def test_check_of_a_stream_without_rows(onstream, here):
+    job = write_job(here)
+    (here / "clicks.csv").write_text("user,price,click\n")
+    assert "job.py is fine, but its stream has no rows yet" in onstream.fine("check", job)
+
+
+def test_check_does_not_wait_for_a_silent_log(onstream, here):
+    text = JOB.replace("Files,", "Files, Log,").replace("Files({source!r})", "Log({source!r} + '.db')")
+    job = write_job(here, text)
+    out = onstream.fine("check", job, "--set", "max_wait_s=0.1")
+    assert "job.py is fine, but its stream has no rows yet" in out
+    Log(here / "clicks.csv.db").append(pa.record_batch({"user": [1], "price": [2], "click": [1]}))
+    out = onstream.fine("check", job)
+    assert "columns of the stream: user (int64)" in out
+    assert "row 1" in out
