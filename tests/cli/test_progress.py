@@ -1,0 +1,118 @@
+"""What a running job shows."""
+
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from fcntl import ioctl
+
+from tests.cli.commands import JOB, write_job
+
+GROUPED = JOB.replace("Id, Job", "Group, Id, Job").replace("Label(", 'Group("user"), Label(')
+
+
+def test_without_a_terminal_there_is_a_line_every_few_seconds(onstream, tmp_path):
+    job = write_job(tmp_path, GROUPED)
+    often = ["--set", "report_every_s=1e-6"]
+    every = [f"--set=directory={tmp_path / 'every'}", "--every", "0"]
+    lines = onstream.fine("train", job, *often, *every).splitlines()
+    shown = [line for line in lines if line.startswith("examples=")]
+    assert len(shown) == 640 // 64 + 1
+    assert re.fullmatch(
+        r"examples=640 examples/s=\d+ auc=[\d.]+ log_loss=[\d.]+ ne=[\d.]+ calibration=[\d.]+ "
+        r"accuracy=[\d.]+ gauc_user=\S+ rows=50 checkpoint=1 lag=0_bytes",
+        shown[-1],
+    )
+    seldom = [f"--set=directory={tmp_path / 'seldom'}", "--every", "1000"]
+    assert onstream.fine("train", job, *often, *seldom).count("examples=") == 1
+
+
+def test_the_end_says_what_was_learned_where_it_is_kept_and_how_good_it_was(onstream, tmp_path):
+    job = write_job(tmp_path)
+    said, quality = onstream.fine("train", job).splitlines()[-2:]
+    assert said == (
+        f"the stream ended: 640 examples learned now, 640 in all; "
+        f"checkpoint 1 in {tmp_path / 'model'} holds them"
+    )
+    assert re.match(r"click, predicted before learning, over 640 examples: auc 0\.\d{4}, log_loss ", quality)
+    again = onstream.fine("train", job)
+    assert "going on from checkpoint 1, after 640 examples\n" in again
+    assert "the stream ended: 0 examples learned now, 640 in all; checkpoint 1 in" in again
+
+
+def test_rejected_rows_and_dropped_batches_are_in_the_line(onstream, tmp_path):
+    job = write_job(tmp_path, JOB.replace("x.numbers())", "x.numbers().square())"))
+    rows = ["1,2,9", *["1,3e38,1"] * 10, *["1,2,1"] * 200]
+    (tmp_path / "clicks.csv").write_text("\n".join(["user,price,click", *rows]) + "\n")
+    out = onstream.fine("train", job, "--set", "batch_size=32", "--set", "stream.types={'price': 'double'}")
+    assert re.search(r"examples=210 .* rejected=1 dropped_batches=1\n", out)
+    assert "batch 1 dropped: its loss or gradients are not finite" in out
+
+
+# --------------------------------------------------------------------------------------- on a terminal
+
+
+def on_a_terminal(command, columns=100, rows=40):
+    """Run a command on a terminal of its own; return its exit code and all that it wrote there."""
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR", "CI")}
+    environment |= {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            read = os.read(ours, 65_536)
+        except OSError:
+            # How Linux says that nobody holds the other end any more.
+            break
+        if not read:
+            break
+        written += read
+    os.close(ours)
+    return process.wait(), written.decode()
+
+
+def screen(written):
+    """What was written, without colours and movements of the cursor."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+
+
+def test_on_a_terminal_a_live_view_shows_all_that_matters(tmp_path):
+    job = write_job(tmp_path, GROUPED)
+    arguments = ["--set", "report_every_s=0.01", "--set", "checkpoint_every_s=0.01"]
+    code, written = on_a_terminal([sys.executable, "-m", "onstream", "train", str(job), *arguments])
+    assert code == 0, written
+    # The cursor is hidden while the view is redrawn, and comes back.
+    assert written.index("\x1b[?25l") < written.index("\x1b[?25h")
+    shown = screen(written)
+    last = shown[shown.rindex(f"onstream train {job}"[:60]) :]
+    for text in (
+        r"examples +640 ",
+        r"examples/s +[\d,]+ ",
+        r"table rows +50 in [\d.]+ [kM]B",
+        r"checkpoint +\d+, \d+ s ago",
+        r"lag +0 bytes",
+        r"rejected +0 rows",
+        r"click +AUC +log loss +NE +calibration +accuracy +GAUC by user",
+        r"window( +[\d.]+){5} +(-|[\d.]+)",
+        r"overall( +[\d.]+){5}",
+        r"click AUC +[▁▂▃▄▅▆▇█]+ +\d\.\d{4}",
+    ):
+        assert re.search(text, last), (text, last)
+    assert "the stream ended: 640 examples learned now" in last
+    assert "examples=640" not in shown
+
+
+def test_brackets_in_names_are_shown_as_they_are(tmp_path):
+    text = JOB.replace('Label("click")', 'Label("[red]click", column="click")')
+    (tmp_path / "a[bold]b").mkdir()
+    job = write_job(tmp_path / "a[bold]b", text)
+    code, written = on_a_terminal([sys.executable, "-m", "onstream", "train", str(job)], columns=160)
+    assert code == 0, written
+    assert "[red]click " in screen(written)
+    assert "a[bold]b/job.py" in screen(written)
