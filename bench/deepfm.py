@@ -20,7 +20,7 @@ import torch
 from bench.common import Figure, compare, rate
 from bench.data import COLUMNS, criteo, criteo_file, dense, zipf_ids
 from bench.peers import torch_deepfm
-from onstream import Adagrad, Files, Id, Job, Label, Normal, Torch
+from onstream import Adagrad, Files, Id, Job, Label, Torch
 from onstream.trainer import Summary
 
 ROWS = 262_144
@@ -45,7 +45,6 @@ def learn(precision: str, *, rows: int = ROWS, checkpoint_every_s: float = 600.0
             directory,
             batch_size=BATCH_ROWS,
             optimizer=Adagrad(lr=0.01),
-            initial=Normal(std=0.01),
             checkpoint_every_s=checkpoint_every_s,
             report_every_s=600,
         )

@@ -64,7 +64,9 @@ def main() -> None:
     tsv, arrow, text = (criteo_file(form, ROWS) for form in ("tsv", "arrow", "vw"))
     cache = cached(f"criteo-{ROWS}.cache", lambda path: vowpal.write_cache(text, path))
     from_tsv = compare(lambda: learn(tsv).rate, lambda: vowpal.from_text(text).rate, rounds=ROUNDS, warmup=1)
-    from_arrow = compare(lambda: learn(arrow).rate, lambda: vowpal.from_cache(cache).rate, rounds=ROUNDS, warmup=1)
+    from_arrow = compare(
+        lambda: learn(arrow).rate, lambda: vowpal.from_cache(cache).rate, rounds=ROUNDS, warmup=1
+    )
     figure = "logistic regression, file to model"
     for name, peer, found, goal in (
         ("TSV", "Vowpal Wabbit, text", from_tsv, ">= 2"),

@@ -10,9 +10,9 @@ def resident_bytes() -> int:
     return _status("VmRSS")
 
 
-def peak_resident_bytes() -> int:
-    """Return the most bytes of this process that were in memory at once."""
-    return _status("VmHWM")
+def anonymous_bytes() -> int:
+    """Return those of them that are not pages of files, which the system can drop at any time."""
+    return _status("RssAnon")
 
 
 def _status(name: str) -> int:

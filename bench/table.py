@@ -76,7 +76,10 @@ def growth() -> None:
         if millions == 10:
             grown = resident_bytes() - before
             Figure(
-                "memory of 10 million rows, dim 16, row-wise Adagrad", grown / len(table), "bytes/row", goal="<= 110"
+                "memory of 10 million rows, dim 16, row-wise Adagrad",
+                grown / len(table),
+                "bytes/row",
+                goal="<= 110",
             ).report()
         if millions in (1, 2, 5, 10, 20):
             seconds[millions] = seconds_per_id(table, random)

@@ -259,6 +259,7 @@ class Trainer:
         self._counts = _Counts()
         self._kept_batches = 0
         self._features_state = features.state()
+        self._report = self.meter.report()
         self._share = RejectShare(settings.max_bad_share)
         self._replace: set[str] = set()
         learner.bind(features.layout, settings.seed)
@@ -311,6 +312,7 @@ class Trainer:
                 self._share.check(letters.path, final=True)
             writer.flush()
             if self._unkept:
+                self._measure()
                 self._checkpoint(writer, letters, clock)
             progress = self._progress(writer.flush(), clock)
             self._publish(progress)
@@ -409,7 +411,7 @@ class Trainer:
                 "trainer": State(facts=asdict(self._counts)),
             },
             positions=dict(self.positions),
-            facts={**self._facts, "metrics": self.meter.report().flat(), **asdict(self._counts)},
+            facts={**self._facts, "metrics": self._report.flat(), **asdict(self._counts)},
             table_facts=self.tables.describe(),
             replace=replace,
         )
@@ -427,7 +429,7 @@ class Trainer:
             moved = sources not in ([chain], [])
             for source in sources:
                 for delta in log.rows(manifest, source, verify=False):
-                    self.tables.load(chain, delta, touched=moved)
+                    self.tables.load(chain, delta)
             if moved or (chain in stored and not sources):
                 self._replace.add(chain)
         self.learner.load(log.states(manifest, "learner"))
@@ -455,7 +457,7 @@ class Trainer:
         return Progress(
             examples=self._counts.examples,
             examples_per_s=clock.rate(self._counts.examples),
-            report=self.meter.report(),
+            report=self._measure(),
             table_rows=self.tables.num_rows(),
             table_bytes={name: self.tables[name].size_bytes for name in self.tables},
             version=manifest.version if manifest else None,
@@ -466,6 +468,11 @@ class Trainer:
             rejected=self._counts.rejected,
             dropped=self._counts.dropped,
         )
+
+    def _measure(self) -> Report:
+        """Take the metrics now. Checkpoints carry the newest that were taken: ranking a window takes too long."""
+        self._report = self.meter.report()
+        return self._report
 
     def _publish(self, progress: Progress) -> None:
         notes = getattr(self.learner, "notes", [])

@@ -51,6 +51,9 @@ _JOB_FAMILIES = {
     "dropped_batches": _Family("onstream_dropped_batches_total", "Batches whose loss was not finite."),
     "checkpoint/version": _Family("onstream_checkpoint_version", "Version of the newest checkpoint."),
     "checkpoint/age_s": _Family("onstream_checkpoint_age_seconds", "Age of the newest checkpoint."),
+    "checkpoint/longest_pause_s": _Family(
+        "onstream_checkpoint_longest_pause_seconds", "Longest that learning stood still for a checkpoint."
+    ),
     "lag/rows": _Family("onstream_lag_rows", "Rows of the stream not yet read."),
     "lag/bytes": _Family("onstream_lag_bytes", "Bytes of the stream not yet read."),
     "lag/s": _Family("onstream_lag_seconds", "Age of the newest example learned from."),

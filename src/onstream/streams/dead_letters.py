@@ -46,6 +46,8 @@ class DeadLetters:
         self._note = _line(Reject("", 0, note))
         self._drop_torn_line()
         self._full = self._ends_with_note()
+        # What another process wrote before a crash may not be on disk either.
+        self._unsynced = True
 
     @property
     def size_bytes(self) -> int:
@@ -65,6 +67,7 @@ class DeadLetters:
                 lines.append(self._note if self._full else line)
                 room -= len(line)
         _write_all(self._file.fileno(), b"".join(lines))
+        self._unsynced = True
 
     def truncate(self, size_bytes: int) -> None:
         """Take back what was written beyond `size_bytes`.
