@@ -25,7 +25,10 @@ CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
 COLUMNS = INTEGERS + CATEGORIES
 
 FLIGHTS = Path(__file__).parents[1] / "data" / "flights.parquet"
-FLIGHT_IDS = ("carrier", "flight", "tailnum", "origin", "dest", "route", "hour", "month", "weekday")
+FLIGHT_IDS = (
+    *("carrier", "flight", "tailnum", "origin", "dest", "route"),
+    *("date", "month", "weekday", "hour", "sched_arr_time"),
+)
 FLIGHT_NUMBERS = (
     "distance",
     "temp",
@@ -197,7 +200,6 @@ def write_vw(table: pa.Table, path: Path) -> None:
 
 
 def flights() -> pa.Table:
-    """Return the flights that have a label, in order, with `route` beside the columns of the file."""
+    """Return the flights that have a label, in order."""
     table = pq.read_table(FLIGHTS)
-    table = table.filter(pc.is_valid(table["late"]))
-    return table.append_column("route", pc.binary_join_element_wise(table["origin"], table["dest"], "-"))
+    return table.filter(pc.is_valid(table["late"]))

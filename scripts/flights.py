@@ -37,9 +37,11 @@ SCHEMA = pa.schema(
         ("tailnum", pa.string()),
         ("origin", pa.string()),
         ("dest", pa.string()),
+        ("route", pa.string()),
         ("sched_dep_time", pa.int16()),
         ("sched_arr_time", pa.int16()),
         ("distance", pa.int16()),
+        ("date", pa.date32()),
         ("month", pa.int8()),
         ("day", pa.int8()),
         ("weekday", pa.int8()),
@@ -92,6 +94,8 @@ def schedule(flights: pa.Table) -> dict[str, pa.Array]:
     calendar = pa.array(local.astype("datetime64[s]"))
     return {
         "scheduled": as_utc(instant),
+        "route": pc.binary_join_element_wise(flights["origin"], flights["dest"], "-"),
+        "date": pa.array(local.astype("datetime64[D]")),
         "month": pc.month(calendar),
         "day": pc.day(calendar),
         "weekday": pc.day_of_week(calendar, count_from_zero=False),

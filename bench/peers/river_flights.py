@@ -23,7 +23,7 @@ def measure(rows: int | None = None, *, rate: float = 0.02) -> dict[str, float]:
     -------
     dict
         `rows`, `rows_per_s`, and over all predictions, each made before learning from its row: `auc`, `loss`
-        (nats a row) and `normalised_entropy` (the loss over that of always predicting the mean label).
+        (nats a row) and `normalized_entropy` (the loss over that of always predicting the mean label).
 
     Notes
     -----
@@ -38,7 +38,7 @@ def measure(rows: int | None = None, *, rate: float = 0.02) -> dict[str, float]:
             "rows_per_s": result.rate,
             "auc": result.auc,
             "loss": result.loss,
-            "normalised_entropy": result.normalised_entropy,
+            "normalized_entropy": result.normalized_entropy,
         }
         RESULTS.mkdir(exist_ok=True)
         kept.write_text(json.dumps(facts))

@@ -37,7 +37,7 @@ class Result:
         return float(-np.mean(np.where(self.labels == 1, np.log(chance), np.log(1 - chance))))
 
     @property
-    def normalised_entropy(self) -> float:
+    def normalized_entropy(self) -> float:
         """Log loss divided by that of always predicting the mean label."""
         mean = self.labels.mean()
         return self.loss / float(-(mean * np.log(mean) + (1 - mean) * np.log(1 - mean)))
