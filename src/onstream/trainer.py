@@ -448,6 +448,7 @@ class Trainer:
     def _restore_meter(self, state: State) -> None:
         try:
             self.meter.load(state)
+            self._measure()
         except CheckpointError:
             self._note("the labels are others than in the checkpoint, so evaluation begins anew")
 

@@ -88,6 +88,14 @@ def test_a_column_that_the_stream_does_not_have_makes_every_row_bad(onstream, tm
     assert "missing column 'cost' (640)" in said
 
 
+def test_a_job_that_keeps_diverging_ends_with_1(onstream, tmp_path):
+    text = JOB.replace("x.numbers())", "x.numbers().square())").replace("batch_size=64", "batch_size=16")
+    job = write_job(tmp_path, text)
+    (tmp_path / "clicks.csv").write_text("user,price,click\n" + "1,3e38,1\n" * 640)
+    said = onstream.refused("train", job, code=1)
+    assert "loss or gradients were not finite in 10 batches in a row" in said
+
+
 def test_a_stream_that_is_not_there(onstream, tmp_path):
     job = write_job(tmp_path, source=str(tmp_path / "nothing" / "*.csv"))
     assert "nothing/*.csv" in onstream.refused("train", job, code=1)

@@ -55,13 +55,15 @@ def test_rejected_rows_and_dropped_batches_are_in_the_line(onstream, tmp_path):
 # --------------------------------------------------------------------------------------- on a terminal
 
 
-def on_a_terminal(command, columns=100, rows=40):
+def on_a_terminal(command, *, directory=None):
     """Run a command on a terminal of its own; return its exit code and all that it wrote there."""
     ours, theirs = pty.openpty()
-    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR", "CI")}
     environment |= {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd=directory
+    )
     os.close(theirs)
     written = b""
     while True:
@@ -111,8 +113,10 @@ def test_on_a_terminal_a_live_view_shows_all_that_matters(tmp_path):
 def test_brackets_in_names_are_shown_as_they_are(tmp_path):
     text = JOB.replace('Label("click")', 'Label("[red]click", column="click")')
     (tmp_path / "a[bold]b").mkdir()
-    job = write_job(tmp_path / "a[bold]b", text)
-    code, written = on_a_terminal([sys.executable, "-m", "onstream", "train", str(job)], columns=160)
+    write_job(tmp_path / "a[bold]b", text)
+    command = [sys.executable, "-m", "onstream", "train", "a[bold]b/job.py"]
+    code, written = on_a_terminal(command, directory=tmp_path)
     assert code == 0, written
-    assert "[red]click " in screen(written)
-    assert "a[bold]b/job.py" in screen(written)
+    last = screen(written).rsplit("╭", 1)[1]
+    assert "onstream train a[bold]b/job.py" in last
+    assert re.search(r"\[red\]click +AUC +log loss", last)

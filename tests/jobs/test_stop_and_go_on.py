@@ -5,6 +5,7 @@ from itertools import islice
 import pytest
 
 from onstream import FTRL, Adam, Files
+from onstream.checkpoints import CheckpointLog, LocalStore
 from tests.jobs.small import small_job, write_clicks
 from tests.jobs.stored import differences, model
 from tests.jobs.watch import EVERY_BATCH_S, Watch, run
@@ -66,6 +67,14 @@ def test_a_job_at_the_end_of_its_stream_learns_nothing_and_makes_no_version(sour
     assert again.notes == [
         f"going on from checkpoint {first.progress.version}, after {first.progress.examples:,} examples"
     ]
+
+
+def test_every_checkpoint_carries_metrics_of_the_whole_stream(source, tmp_path):
+    first = run(small_job(source, tmp_path, report_every_s=EVERY_BATCH_S), reports=5).summary.progress
+    run(small_job(source, tmp_path, report_every_s=1e9, keep=50))
+    log = CheckpointLog(LocalStore(tmp_path))
+    measured = [log.read(version).facts["metrics"]["examples"] for version in log.versions()]
+    assert measured[-1] > measured[first.version] >= first.examples
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_stream_replayed_from_the_one_before(source, tmp_path):
