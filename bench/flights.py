@@ -20,12 +20,13 @@ def main() -> None:
         summary = load_job(JOB).replace({"directory": directory}).train()
     ours = summary.progress.report.labels["late"].overall
     theirs = river_flights.measure()
-    Figure(
-        "flights, learning", summary.learned / summary.seconds, "examples/s", "river", theirs["rate"]
-    ).report()
-    for name, unit in (("auc", "AUC"), ("log_loss", "nats"), ("ne", "NE")):
-        peer = theirs["loss" if name == "log_loss" else name]
-        Figure(f"flights, progressive {name}", ours[name], unit, "river", peer).report()
+    Figure("flights, learning", summary.learned / summary.seconds, "examples/s").report()
+    for figure, unit, peer in (
+        ("auc", "AUC", "auc"),
+        ("log_loss", "nats", "loss"),
+        ("ne", "NE", "normalized_entropy"),
+    ):
+        Figure(f"flights, progressive {figure}", ours[figure], unit, "river", theirs[peer]).report()
 
 
 if __name__ == "__main__":

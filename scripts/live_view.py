@@ -1,5 +1,6 @@
 """Draw the live view of a running job as an SVG picture: python scripts/live_view.py JOB EXAMPLES OUT.svg."""
 
+import io
 import sys
 import tempfile
 import threading
@@ -12,7 +13,7 @@ from onstream.terminal import LiveView
 
 
 def main(path: str, examples: int, out: Path) -> None:
-    console = Console(record=True, width=96, file=Path("/dev/null").open("w"))
+    console = Console(record=True, width=96, file=io.StringIO())
     view = LiveView(console, f"onstream train {path}")
     stop = threading.Event()
 

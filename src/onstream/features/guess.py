@@ -74,7 +74,7 @@ def guess(schema: pa.Schema, sample: pa.Table) -> list[Declaration]:
     Notes
     -----
     The label is, in this order: a column with the name of one (label, click, target, y), one that begins with
-    "is_", one that holds 0 and 1 only, the last one that is a number, the last one.
+    "is_", one that holds 0 and 1 and nothing else, the last one that is a number, the last one.
     """
     columns = {name: _column(sample, name) for name in schema.names if name in sample.column_names}
     columns = {name: column for name, column in columns.items() if column.null_count < len(column)}
@@ -139,7 +139,8 @@ def _label(columns: dict[str, pa.Array]) -> Label:
     lowered = {name.lower(): name for name in reversed(columns)}
     named = [lowered[name] for name in _LABEL if name in lowered]
     named += [name for name in columns if _LABEL_PATTERN.search(name)]
-    truths = [name for name, column in columns.items() if _is_truth(column)]
+    # A column that is always 1 in the sample tells nothing apart: it may be the month of its first rows.
+    truths = [name for name, column in columns.items() if _is_truth(column) and pc.count_distinct(column).as_py() > 1]
     numbers = [name for name, column in columns.items() if _numbers(column) is not None]
     candidates = [name for name in named if name in numbers or name in truths]
     candidates += truths[:1] + numbers[-1:] + list(columns)[-1:]
