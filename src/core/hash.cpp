@@ -31,7 +31,8 @@ constexpr uint64_t kSecretA = 0x9e3779b97f4a7c15ULL;  // 2^64 / golden ratio
 constexpr uint64_t kSecretB = 0xd1b54a32d192ed03ULL;
 constexpr uint64_t kNullMark = 0x6e756c6c6e756c6cULL;  // "nullnull"
 
-// Whether eight characters are all decimal digits: no branch, as the digits of a hexadecimal id are not foreseen.
+// Whether eight characters are all decimal digits: no branch, as the digits of a hexadecimal id are not
+// foreseen.
 bool eight_digits(const uint8_t* text) {
     constexpr uint64_t kHigh = 0xf0f0f0f0f0f0f0f0ULL;
     constexpr uint64_t kDigits = 0x3030303030303030ULL;

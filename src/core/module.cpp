@@ -273,14 +273,15 @@ nb::tuple cut(Table& table, bool candidates, bool all) {
 }
 
 void load(Table& table, bool candidates, In<uint64_t> keys, In<uint32_t> seen, In<uint32_t> count,
-          In2<float> weights, In2<float> state, bool touched) {
+          In2<float> weights, In2<float> state, bool touched, bool newer_only) {
     const size_t n = keys.shape(0);
     check_rows("seen", seen.shape(0), 1, n, 1);
     check_rows("count", count.shape(0), 1, n, 1);
     check_rows("weights", weights.shape(0), weights.shape(1), n, candidates ? 0 : table.dim());
     check_rows("state", state.shape(0), state.shape(1), n, candidates ? 0 : table.state_width());
     nb::gil_scoped_release release;
-    table.load(candidates, n, keys.data(), seen.data(), count.data(), weights.data(), state.data(), touched);
+    table.load(candidates, n, keys.data(), seen.data(), count.data(), weights.data(), state.data(), touched,
+               newer_only);
 }
 
 }  // namespace
@@ -330,7 +331,7 @@ NB_MODULE(core, m) {
         .def("cut", &cut, "candidates"_a, "all"_a)
         .def("evict", &Table::evict, "now"_a, "max_rows"_a, nb::call_guard<nb::gil_scoped_release>())
         .def("load", &load, "candidates"_a, "keys"_a, "seen"_a, "count"_a, "weights"_a, "state"_a,
-             "touched"_a)
+             "touched"_a, "newer_only"_a)
         .def(
             "remove",
             [](Table& table, bool candidates, In<uint64_t> keys) {

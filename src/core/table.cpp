@@ -122,6 +122,7 @@ void Table::birth(uint64_t key, float* weights) const {
 // A stable counting sort of the positions by partition. Each thread takes a range of positions, so all writes
 // of a thread go to its own cache lines.
 void Table::group(const uint64_t* keys, size_t n) {
+    plan_.fresh = false;
     plan_.keys.resize(n);
     plan_.grouped.resize(n);
     plan_.positions.resize(n);
@@ -468,7 +469,7 @@ uint64_t Table::evict(uint32_t now, uint64_t max_rows) {
 }
 
 void Table::load(bool candidates, size_t n, const uint64_t* keys, const uint32_t* seen, const uint32_t* count,
-                 const float* weights, const float* state, bool touched) {
+                 const float* weights, const float* state, bool touched, bool newer_only) {
     std::lock_guard<std::mutex> guard(mutex_);
     plan_.fresh = false;
     if (candidates && candidates_.empty()) return;
@@ -486,6 +487,8 @@ void Table::load(bool candidates, size_t n, const uint64_t* keys, const uint32_t
         const bool fresh = id == kNone;
         if (fresh) id = part.create(keys[i], spread_key, seen[i]);
         Row* row = part.row(id);
+        const bool newer = seen[i] != row->seen ? seen[i] > row->seen : count[i] >= row->count;
+        if (newer_only && !fresh && !newer) continue;
         row->seen = seen[i];
         row->count = count[i];
         std::memcpy(row->floats(), weights + i * dim, 4 * size_t{dim});

@@ -65,8 +65,10 @@ class Table {
     void cut_done(bool candidates);
 
     uint64_t evict(uint32_t now, uint64_t max_rows);
+    // Puts rows over those that are there; with `newer_only`, only where these were not seen later or more
+    // often.
     void load(bool candidates, size_t n, const uint64_t* keys, const uint32_t* seen, const uint32_t* count,
-              const float* weights, const float* state, bool touched);
+              const float* weights, const float* state, bool touched, bool newer_only);
     uint64_t remove(bool candidates, const uint64_t* keys, size_t n);
 
     std::vector<uint8_t>& sketch() { return sketch_; }

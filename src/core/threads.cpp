@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -29,10 +30,16 @@ struct Task {
     size_t items;
     std::atomic<size_t> next{0};
     std::atomic<size_t> finished{0};
+    std::atomic<bool> failed{false};
+    std::exception_ptr error;  // the first; read after all items are finished
 
     void help() {
         for (size_t item = next.fetch_add(1); item < items; item = next.fetch_add(1)) {
-            (*work)(item);
+            try {
+                (*work)(item);
+            } catch (...) {
+                if (!failed.exchange(true)) error = std::current_exception();
+            }
             finished.fetch_add(1, std::memory_order_release);
         }
     }
@@ -70,6 +77,7 @@ class Pool {
                 std::this_thread::yield();
             }
         }
+        if (task->failed.load()) std::rethrow_exception(task->error);
         return true;
     }
 

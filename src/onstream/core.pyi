@@ -123,6 +123,7 @@ class Table:
         weights: npt.NDArray[np.float32],
         state: npt.NDArray[np.float32],
         touched: bool,
+        newer_only: bool,
     ) -> None: ...
     def remove(self, candidates: bool, keys: npt.NDArray[np.uint64]) -> int: ...
     def admission_state(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:

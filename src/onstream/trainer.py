@@ -429,7 +429,7 @@ class Trainer:
             moved = sources not in ([chain], [])
             for source in sources:
                 for delta in log.rows(manifest, source, verify=False):
-                    self.tables.load(chain, delta, touched=moved)
+                    self.tables.load(chain, delta, moved=moved)
             if moved or (chain in stored and not sources):
                 self._replace.add(chain)
         self.learner.load(log.states(manifest, "learner"))

@@ -152,8 +152,3 @@ def test_a_file_of_one_column_is_no_job():
 def test_a_column_that_is_always_one_is_not_taken_for_the_label():
     table = pa.table({"month": [1, 1, 1], "late": [0, 1, None], "miles": [5.5, 7.25, 8.0]})
     assert guess(table.schema, table)[-1] == Label("late", required=False)
-
-
-def test_a_column_that_is_always_one_is_not_taken_for_the_label():
-    table = pa.table({"month": [1, 1, 1], "late": [0, 1, None], "miles": [5.5, 7.25, 8.0]})
-    assert guess(table.schema, table)[-1] == Label("late", required=False)

@@ -283,6 +283,9 @@ def test_what_a_job_gets_wrong_is_said_in_words():
     cases = [
         (lambda: Torch(Net, precision="fp8"), "precision must be"),
         (lambda: Torch(Net, optimizer="sgdm"), "optimizer must be one of"),
+        (lambda: Torch(Net, lr="abc"), "lr must be a positive number"),
+        (lambda: Torch(Net, clip_norm=-1.0), "clip_norm must be a positive number"),
+        (lambda: Torch("Net"), "must be an nn.Module or make one"),
         (lambda: bound(Net, loss="mse"), "loss must be one of"),
         (lambda: bound(Net, loss={"z": "bce"}), r"names \['z'\]"),
         (lambda: bound(lambda: 3), "must give an nn.Module"),
@@ -338,6 +341,15 @@ def test_parameters_of_another_shape_begin_anew_and_are_named():
     learn(new, 1, numbers=2)
     assert "one.weight" in new.notes[0] and "two.weight" not in new.notes[0]
     assert _network(old)["network/one.weight"].shape != _network(new)["network/one.weight"].shape
+
+
+def test_another_optimizer_begins_with_a_state_of_its_own_and_says_so():
+    old, new = bound(optimizer="adam"), bound(optimizer="rmsprop")
+    learn(old)
+    new.load(old.state())
+    learn(new, 1)
+    assert new.notes == ["the optimizer was Adam and is RMSprop now: its state begins anew"]
+    assert any(name.endswith("square_avg") for name in new.state().arrays)
 
 
 def test_an_optimizer_whose_state_is_no_tensor_is_refused():

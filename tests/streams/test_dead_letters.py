@@ -51,12 +51,21 @@ def test_a_line_that_a_crash_tore_is_removed(tmp_path):
         assert letters.size_bytes == 0
 
 
-def test_lost_lines_are_an_error(tmp_path):
-    with (
-        DeadLetters(tmp_path / "dead.jsonl") as letters,
-        pytest.raises(StreamError, match="0 bytes are there, 9"),
-    ):
-        letters.truncate(9)
+def test_lines_that_were_removed_stay_removed(tmp_path):
+    path = tmp_path / "dead.jsonl"
+    with DeadLetters(path) as letters:
+        letters.write([Reject("p", 1, "removed later")])
+        state = letters.state()
+    path.unlink()
+    with DeadLetters(path) as letters:
+        letters.load(state)
+        letters.write([Reject("p", 2, "next")])
+    assert [line["reason"] for line in lines(path)] == ["next"]
+
+
+def test_a_full_disk_is_said_in_words():
+    with DeadLetters("/dev/full") as letters, pytest.raises(StreamError, match="dead letters '/dev/full'"):
+        letters.write([Reject("p", 1, "bad")])
 
 
 @pytest.mark.parametrize("value", [1, 150, 400])

@@ -59,7 +59,7 @@ class CheckpointWriter:
         self._report = report or _log.warning
         self._changed = threading.Condition()
         self._snapshot: Snapshot | None = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._committed = log.parent
         self._to_compact: Manifest | None = None
         self._threads = [
@@ -159,7 +159,7 @@ class CheckpointWriter:
         """Run a thread's work; an error that it does not handle is raised to the trainer."""
         try:
             work()
-        except Exception as error:
+        except BaseException as error:
             with self._changed:
                 self._error = error
                 self._changed.notify_all()

@@ -140,7 +140,11 @@ def _label(columns: dict[str, pa.Array]) -> Label:
     named = [lowered[name] for name in _LABEL if name in lowered]
     named += [name for name in columns if _LABEL_PATTERN.search(name)]
     # A column that is always 1 in the sample tells nothing apart: it may be the month of its first rows.
-    truths = [name for name, column in columns.items() if _is_truth(column) and pc.count_distinct(column).as_py() > 1]
+    truths = [
+        name
+        for name, column in columns.items()
+        if _is_truth(column) and pc.count_distinct(column).as_py() > 1
+    ]
     numbers = [name for name, column in columns.items() if _numbers(column) is not None]
     candidates = [name for name in named if name in numbers or name in truths]
     candidates += truths[:1] + numbers[-1:] + list(columns)[-1:]

@@ -91,6 +91,13 @@ class Torch:
         """Check what can be checked without a batch."""
         if self.precision not in ("fp32", "bf16"):
             raise JobError(f"Torch: precision must be 'fp32' or 'bf16', got {self.precision!r}")
+        for name in ("lr", "clip_norm", "clip_row_norm", "max_dropped"):
+            value = getattr(self, name)
+            optional = value is None and name.startswith("clip")
+            if not optional and not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise JobError(f"Torch: {name} must be a positive number, got {value!r}")
+        if not callable(self.network):
+            raise JobError(f"Torch: network must be an nn.Module or make one, got {self.network!r}")
         if isinstance(self.optimizer, str) and self.optimizer not in _OPTIMIZERS:
             raise JobError(
                 f"Torch: optimizer must be one of {list(_OPTIMIZERS)} or callable, got {self.optimizer!r}"
@@ -285,7 +292,8 @@ class Torch:
                         f"cannot be checkpointed; choose one whose state is tensors and numbers"
                     )
                 arrays[f"optimizer/{name}/{key}"] = _array(torch.as_tensor(value))
-        return State(arrays, {"modal": self._modal, "dropped": self._dropped})
+        kind = type(self._optim).__name__ if self._optim else None
+        return State(arrays, {"modal": self._modal, "dropped": self._dropped, "optimizer": kind})
 
     def load(self, state: State) -> None:
         """Go on from `state`.
@@ -313,6 +321,12 @@ class Torch:
         with torch.no_grad():
             for name in fitting:
                 own[name].copy_(_tensor(stored[name]))
+        kind = type(self._optim).__name__ if self._optim else None
+        if kind != state.facts["optimizer"]:
+            self.notes.append(
+                f"the optimizer was {state.facts['optimizer']} and is {kind} now: its state begins anew"
+            )
+            fitting = set()
         for name, parameter in self._module.named_parameters():
             prefix = f"optimizer/{name}/"
             found = {k.removeprefix(prefix): a for k, a in state.arrays.items() if k.startswith(prefix)}

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Self
 
 from onstream.contracts import Reject, State
-from onstream.errors import StreamError
 
 __all__ = ["DeadLetters"]
 
@@ -66,23 +65,18 @@ class DeadLetters:
                 self._full = room < len(line)
                 lines.append(self._note if self._full else line)
                 room -= len(line)
-        _write_all(self._file.fileno(), b"".join(lines))
+        try:
+            _write_all(self._file.fileno(), b"".join(lines))
+        except OSError as error:
+            raise StreamError(
+                f"dead letters {str(self.path)!r} cannot be written: {error}; make room, then run again"
+            ) from error
         self._unsynced = True
 
     def truncate(self, size_bytes: int) -> None:
-        """Take back what was written beyond `size_bytes`.
-
-        Raises
-        ------
-        StreamError
-            If the file is shorter than that: lines are lost.
-        """
-        if size_bytes > self._size():
-            raise StreamError(
-                f"dead letters {str(self.path)!r}: {self._size()} bytes are there, {size_bytes} were "
-                f"written before the checkpoint; the file was replaced or cut"
-            )
-        os.ftruncate(self._file.fileno(), size_bytes)
+        """Take back what was written beyond `size_bytes`. A shorter file stays: its lines are there to be removed."""
+        if size_bytes < self.size_bytes:
+            os.ftruncate(self._file.fileno(), size_bytes)
         self._full = self._ends_with_note()
 
     def state(self) -> State:
@@ -90,7 +84,7 @@ class DeadLetters:
         return State(facts={"size_bytes": self.size_bytes, "counts": dict(self.counts)})
 
     def load(self, state: State) -> None:
-        """Go back to `state`. Raises StreamError as `truncate` does."""
+        """Go back to `state`."""
         self.truncate(state.facts["size_bytes"])
         self.counts = Counter(state.facts["counts"])
 

@@ -108,7 +108,7 @@ class TableGroup:
         Raises
         ------
         CheckpointError
-            If a feature's rows have another width now.
+            If a feature's rows have another width or another kind of optimizer now.
         """
         found: dict[str, list[str]] = {}
         for name, facts in self.describe().items():
@@ -120,24 +120,28 @@ class TableGroup:
             ]
             for other in shared:
                 old = stored[other]
-                if (old["dim"], old["state_width"]) == (facts["dim"], facts["state_width"]):
+                if _shape(old) == _shape(facts):
                     continue
                 names = sorted(set(old["features"]) & set(facts["features"]))
                 raise CheckpointError(
-                    f"table {other!r} of the checkpoint has rows of {old['dim']} weights and "
-                    f"{old['state_width']} floats of optimizer state, table {name!r} of the job has "
-                    f"{facts['dim']} and {facts['state_width']}; keep dim and optimizer of {names} as they "
-                    f"were, or give the features new names to learn them anew"
+                    f"table {other!r} of the checkpoint has rows of {_told(old)}, table {name!r} of the job of "
+                    f"{_told(facts)}; keep dim and optimizer of {names} as they were, or give the features new "
+                    f"names to learn them anew"
                 )
             found[name] = shared
         return found
 
-    def load(self, chain: str, delta: Delta, *, touched: bool = False) -> None:
-        """Put rows of a chain back, as `cut` gave them."""
+    def load(self, chain: str, delta: Delta, *, moved: bool = False) -> None:
+        """Put rows of a chain back, as `cut` gave them.
+
+        With `moved` they come from chains of other names: they belong to the next cut, and where two chains have
+        a row of one key, as after a feature went from one table to another and back, the newer one counts.
+        """
         if chain.endswith(_CANDIDATES):
-            self._tables[chain.removesuffix(_CANDIDATES)].load_candidates(delta, touched=touched)
+            table = self._tables[chain.removesuffix(_CANDIDATES)]
+            table.load_candidates(delta, touched=moved, newer_only=moved)
         else:
-            self._tables[chain].load(delta, touched=touched)
+            self._tables[chain].load(delta, touched=moved, newer_only=moved)
 
     def state(self) -> State:
         """Return what admission remembers beside rows and waiting ids."""
@@ -176,3 +180,18 @@ def _make(spec: TableSpec, seed: int, threads: int | None) -> Table:
 def _waits(spec: TableSpec) -> bool:
     admission = spec.policy.get("admission")
     return admission is not None and admission.describe()["kind"] == "seen"
+
+
+def _shape(facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what must stay for rows to be gone on with."""
+    return facts["dim"], facts["state_width"], _optimizer(facts)
+
+
+def _optimizer(facts: Mapping[str, Any]) -> Any:
+    """Return the kind of optimizer of a table, slice by slice; None for waiting ids, which have none."""
+    described = (facts.get("policy") or {}).get("optimizer") or {}
+    return [p["kind"] for p in described["parts"]] if "parts" in described else described.get("kind")
+
+
+def _told(facts: Mapping[str, Any]) -> str:
+    return f"dim {facts['dim']} and optimizer {_optimizer(facts)!r} ({facts['state_width']} floats of state)"

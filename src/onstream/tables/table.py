@@ -158,7 +158,7 @@ class Table:
         """
         return self._core.evict(now, (1 << 62) if max_rows is None else max_rows)
 
-    def load(self, delta: Delta, *, touched: bool = False) -> None:
+    def load(self, delta: Delta, *, touched: bool = False, newer_only: bool = False) -> None:
         """Put in rows, over those that are there, and take out the deleted ones.
 
         Parameters
@@ -167,16 +167,20 @@ class Table:
             `bounds` are not needed.
         touched : bool
             Whether these rows belong to the next cut.
+        newer_only : bool
+            Leave rows that are there and were seen later, or at the same time more often.
         """
-        self._load(delta, touched, candidates=False)
+        self._load(delta, touched, newer_only, candidates=False)
 
-    def load_candidates(self, delta: Delta, *, touched: bool = False) -> None:
+    def load_candidates(self, delta: Delta, *, touched: bool = False, newer_only: bool = False) -> None:
         """Put in ids that wait for admission, as `cut_candidates` gave them."""
-        self._load(delta, touched, candidates=True)
+        self._load(delta, touched, newer_only, candidates=True)
 
-    def _load(self, delta: Delta, touched: bool, candidates: bool) -> None:
+    def _load(self, delta: Delta, touched: bool, newer_only: bool, candidates: bool) -> None:
         self._core.remove(candidates, delta.deleted)
-        self._core.load(candidates, delta.keys, delta.seen, delta.count, delta.weights, delta.state, touched)
+        self._core.load(
+            candidates, delta.keys, delta.seen, delta.count, delta.weights, delta.state, touched, newer_only
+        )
 
     def state(self) -> State:
         """Return what admission remembers beside the waiting ids."""
