@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from onstream.contracts import Reject, State
+from onstream.errors import StreamError
 
 __all__ = ["DeadLetters"]
 
