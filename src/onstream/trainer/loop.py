@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, fields
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from onstream.checkpoints import CheckpointLog, CheckpointWriter, LocalStore, Manifest, Snapshot
 from onstream.contracts import Batch, Learner, Positions, Predictions, State, Stream
-from onstream.errors import CheckpointError, JobError
+from onstream.errors import CheckpointError
 from onstream.evaluate import Meter, Report, Sink
 from onstream.features import Features
 from onstream.streams import Ahead, Cut, DeadLetters, Place, RejectShare, cut
 from onstream.streams.ahead import END
 from onstream.tables import TableGroup
+from onstream.trainer.clock import Clock
+from onstream.trainer.progress import Observer, Progress, Summary
+from onstream.trainer.random_state import load_random_state, random_state, seed_random
+from onstream.trainer.settings import Settings
 
-__all__ = ["Observer", "Progress", "Settings", "Summary", "Trainer"]
+__all__ = ["Trainer"]
 
 DEAD_LETTERS = "dead_letters.jsonl"
 
@@ -35,164 +38,6 @@ _LEAST_SILENCE_S = 0.05
 _MOST_SILENCE_S = 60.0
 
 OpenSinks: TypeAlias = Callable[[int], Iterable[Sink]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a job is run.
-
-    Attributes
-    ----------
-    batch_size : int
-        Rows of a batch.
-    max_wait_s : float
-        On a slow stream, the longest that a row waits for its batch to fill, in seconds.
-    read_ahead : int
-        Batches that are read, decoded and hashed ahead of the learner.
-    checkpoint_every_s : float
-        Seconds between checkpoints.
-    keep : int
-        Checkpoints that are kept, besides tagged ones.
-    max_bad_share : float
-        Stop when more than this share of the recent rows is bad.
-    window : int
-        Examples over which windowed metrics are taken.
-    report_every_s : float
-        Seconds between reports to the terminal, TensorBoard and Prometheus.
-    seed : int
-        Decides the initial rows and parameters.
-    threads : int, optional
-        Threads of the tables; by default one per processor, at most 16.
-    """
-
-    batch_size: int = 1024
-    max_wait_s: float = 1.0
-    read_ahead: int = 8
-    checkpoint_every_s: float = 10.0
-    keep: int = 5
-    max_bad_share: float = 0.1
-    window: int = 100_000
-    report_every_s: float = 2.0
-    seed: int = 0
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        for name in ("batch_size", "read_ahead", "keep", "window"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise JobError(f"{name} must be a whole number of at least 1, got {value!r}")
-        for name in ("max_wait_s", "checkpoint_every_s", "report_every_s"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise JobError(f"{name} must be a positive number of seconds, got {value!r}")
-        share = self.max_bad_share
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise JobError(f"max_bad_share must be between 0 and 1, got {share!r}")
-        if type(self.seed) is not int or not 0 <= self.seed < 1 << 64:
-            raise JobError(f"seed must be a whole number from 0 to 2^64 - 1, got {self.seed!r}")
-        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
-            raise JobError(f"threads must be a whole number of at least 1, got {self.threads!r}")
-
-    def only(self) -> Settings:
-        """Return the settings alone, without what a subclass adds."""
-        return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a running job stands.
-
-    Attributes
-    ----------
-    examples : int
-        Rows learned from since the stream began, runs before this one included.
-    examples_per_s : float
-        Since the last report.
-    report : Report
-    table_rows, table_bytes : dict of str to int
-    version : int or None
-        Newest durable checkpoint.
-    checkpoint_age_s : float
-        Seconds since it was taken; since the start if there is none.
-    longest_pause_s : float
-        The longest that learning stood still for a checkpoint in this run, in seconds.
-    behind : tuple of (int, str), or None
-        What of the stream is not learned yet, and its unit.
-    event_time : int
-        Newest event time learned, seconds since 1970; 0 without event times.
-    rejected : int
-        Bad rows since the stream began.
-    dropped : int
-        Batches dropped since the stream began, because loss or gradients were not finite.
-    """
-
-    examples: int
-    examples_per_s: float
-    report: Report
-    table_rows: dict[str, int]
-    table_bytes: dict[str, int]
-    version: int | None
-    checkpoint_age_s: float
-    longest_pause_s: float
-    behind: tuple[int, str] | None
-    event_time: int
-    rejected: int
-    dropped: int
-
-    def flat(self) -> dict[str, float]:
-        """Return all numbers by name, as sinks take them."""
-        numbers = self.report.flat()
-        numbers["examples_per_second"] = self.examples_per_s
-        numbers["rejected_rows"] = self.rejected
-        numbers["dropped_batches"] = self.dropped
-        numbers["checkpoint/age_s"] = self.checkpoint_age_s
-        numbers["checkpoint/longest_pause_s"] = self.longest_pause_s
-        if self.version is not None:
-            numbers["checkpoint/version"] = self.version
-        if self.behind is not None:
-            numbers[f"lag/{self.behind[1]}"] = self.behind[0]
-        numbers |= {f"tables/{name}/rows": rows for name, rows in self.table_rows.items()}
-        numbers |= {f"tables/{name}/bytes": size for name, size in self.table_bytes.items()}
-        return numbers
-
-
-class Observer(Protocol):
-    """Who watches a job run."""
-
-    def progress(self, progress: Progress) -> None:
-        """Take the newest numbers, every `Settings.report_every_s`."""
-
-    def note(self, text: str) -> None:
-        """Take one sentence about something that happened."""
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """How a run ended.
-
-    Attributes
-    ----------
-    progress : Progress
-        At the end; its version is durable.
-    resumed_from : int or None
-        The version that the run went on from.
-    learned : int
-        Rows learned from in this run.
-    seconds : float
-        From when reading began until the last row was learned.
-    stopped : bool
-        Whether it was asked to stop before the end of the stream.
-    signals : tuple of int
-        The signals that asked for it.
-    """
-
-    progress: Progress
-    resumed_from: int | None
-    learned: int
-    seconds: float
-    stopped: bool
-    signals: tuple[int, ...] = ()
 
 
 @dataclass
@@ -291,7 +136,7 @@ class Trainer:
             else:
                 self._restore(log, resumed, letters)
             writer = stack.enter_context(CheckpointWriter(log, report=self._note))
-            clock = _Clock(self.settings, self._counts.examples)
+            clock = Clock(self.settings, self._counts.examples)
             started = self._counts.examples
             if self._open_sinks is not None:
                 self._sinks = [stack.enter_context(closing(sink)) for sink in self._open_sinks(started)]
@@ -390,7 +235,7 @@ class Trainer:
 
     # -------------------------------------------------------------------------------------- checkpoints
 
-    def _checkpoint(self, writer: CheckpointWriter, letters: DeadLetters, clock: _Clock) -> None:
+    def _checkpoint(self, writer: CheckpointWriter, letters: DeadLetters, clock: Clock) -> None:
         """Hand a snapshot to the writer, which makes it durable in the background."""
         with clock.pausing():
             writer.submit(self._snapshot(letters))
@@ -406,7 +251,7 @@ class Trainer:
                 "features": self._features_state,
                 "meter": self.meter.state(),
                 "rejects": self._share.state(),
-                "random": _random_state(),
+                "random": random_state(),
                 "letters": letters.state(),
                 "trainer": State(facts=asdict(self._counts)),
             },
@@ -419,8 +264,7 @@ class Trainer:
     def _begin(self, letters: DeadLetters) -> None:
         # Rows that were rejected before the first checkpoint will be met, and written, again.
         letters.truncate(0)
-        random.seed(self.settings.seed)
-        np.random.seed(self.settings.seed % (1 << 32))
+        seed_random(self.settings.seed)
 
     def _restore(self, log: CheckpointLog, manifest: Manifest, letters: DeadLetters) -> None:
         stored = {name: chain.facts for name, chain in manifest.tables.items()}
@@ -441,7 +285,7 @@ class Trainer:
         letters.load(log.states(manifest, "letters"))
         self._counts = _Counts(**log.states(manifest, "trainer").facts)
         self._kept_batches = self._counts.batches
-        _load_random_state(log.states(manifest, "random"))
+        load_random_state(log.states(manifest, "random"))
         self.positions = dict(manifest.positions)
         self._note(f"going on from checkpoint {manifest.version}, after {self._counts.examples:,} examples")
 
@@ -454,7 +298,7 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------- reporting
 
-    def _progress(self, manifest: Manifest | None, clock: _Clock) -> Progress:
+    def _progress(self, manifest: Manifest | None, clock: Clock) -> Progress:
         return Progress(
             examples=self._counts.examples,
             examples_per_s=clock.rate(self._counts.examples),
@@ -489,62 +333,3 @@ class Trainer:
     def _note(self, text: str) -> None:
         if self._observer:
             self._observer.note(text)
-
-
-class _Clock:
-    """When a checkpoint or a report is due, and how fast examples go by. Decides nothing that is learned."""
-
-    def __init__(self, settings: Settings, examples: int) -> None:
-        now = time.monotonic()
-        self._settings = settings
-        self._begin = now
-        self._checkpoint_at = now
-        self._report_at = now
-        self.longest_pause_s = 0.0
-        self._examples = examples
-        self._rate = 0.0
-
-    def checkpoint_due(self) -> bool:
-        return time.monotonic() - self._checkpoint_at >= self._settings.checkpoint_every_s
-
-    @contextmanager
-    def pausing(self) -> Iterator[None]:
-        """Time the taking of a checkpoint."""
-        begin = time.monotonic()
-        yield
-        self._checkpoint_at = time.monotonic()
-        self.longest_pause_s = max(self.longest_pause_s, self._checkpoint_at - begin)
-
-    def running_s(self) -> float:
-        return time.monotonic() - self._begin
-
-    def checkpoint_age_s(self) -> float:
-        return time.monotonic() - self._checkpoint_at
-
-    def report_due(self) -> bool:
-        return time.monotonic() - self._report_at >= self._settings.report_every_s
-
-    def rate(self, examples: int) -> float:
-        now = time.monotonic()
-        # A report right after another, at the end, must not take the job for a slow one.
-        if examples > self._examples or now - self._report_at >= self._settings.report_every_s:
-            self._rate = (examples - self._examples) / max(now - self._report_at, 1e-9)
-        self._examples, self._report_at = examples, now
-        return self._rate
-
-
-def _random_state() -> State:
-    """Return the states of the global generators of Python and numpy, which a user's code may draw from."""
-    version, words, gauss = random.getstate()
-    name, keys, at, has_gauss, cached = np.random.get_state()
-    return State(
-        {"python": np.array(words, np.uint64), "numpy": np.asarray(keys)},
-        {"python": [version, gauss], "numpy": [name, int(at), int(has_gauss), float(cached)]},
-    )
-
-
-def _load_random_state(state: State) -> None:
-    version, gauss = state.facts["python"]
-    random.setstate((version, tuple(int(w) for w in state.arrays["python"]), gauss))
-    name, at, has_gauss, cached = state.facts["numpy"]
-    np.random.set_state((name, state.arrays["numpy"].astype(np.uint32), at, has_gauss, cached))
