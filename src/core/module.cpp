@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "hash.h"
@@ -136,6 +137,20 @@ uint64_t hash_python(nb::object value, uint64_t salt) {
         auto bytes = nb::cast<nb::bytes>(value);
         return string_key(reinterpret_cast<const uint8_t*>(bytes.c_str()), bytes.size(), salt);
     }
+    if (nb::isinstance<nb::bool_>(value)) return integer_key(nb::cast<bool>(value) ? 1 : 0, salt);
+    if (nb::isinstance<nb::float_>(value)) {
+        const double number = nb::cast<double>(value);
+        if (std::isnan(number)) return null_key(salt);
+        if (std::floor(number) != number || number >= 0x1p63 || number < -0x1p63) {
+            raise("ColumnError",
+                  "a float that is no whole number cannot be an id: " + std::to_string(number));
+        }
+        return integer_key(static_cast<int64_t>(number), salt);
+    }
+    if (!nb::isinstance<nb::int_>(value) && !nb::isinstance<nb::str>(value)) {
+        raise("ColumnError", "expected an integer, a text or bytes as an id, got " +
+                                 nb::cast<std::string>(nb::repr(value.type())));
+    }
     // Python's text of an integer is its canonical decimal text, at any size.
     const std::string text = nb::cast<std::string>(nb::str(value));
     return string_key(reinterpret_cast<const uint8_t*>(text.data()), text.size(), salt);
@@ -224,7 +239,8 @@ Config read_config(uint32_t dim, const nb::list& slices, const nb::dict& initial
     config.admission = read_admission(admission);
     config.ttl = ttl_s;
     config.seed = seed;
-    config.threads = threads < 1 ? 1 : threads;
+    // A partition is the smallest share of work.
+    config.threads = std::clamp(threads, 1, static_cast<int>(kPartitions));
     return config;
 }
 

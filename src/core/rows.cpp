@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <unordered_set>
+#include <utility>
 
 namespace onstream {
 namespace {
@@ -30,7 +30,7 @@ Partition::Partition(uint32_t floats)
 size_t Partition::size_bytes() const {
     return index_.size() + arena_.size_bytes() + chunks_.capacity() * sizeof(std::byte*) +
            free_.capacity() * sizeof(uint32_t) +
-           (touched_.capacity() + deleted_.capacity()) * sizeof(uint64_t);
+           (touched_.capacity() + held_.capacity() + deleted_.capacity()) * sizeof(uint64_t);
 }
 
 uint32_t Partition::guess(uint64_t spread_key) const {
@@ -64,9 +64,10 @@ void Partition::insert_slot(uint32_t tag, uint32_t id) {
 
 void Partition::grow() {
     const uint32_t before = 1u << bits_;
-    Pages old = std::move(index_);
+    // The larger index first: if there is no memory for it, nothing has changed.
+    Pages old(sizeof(uint64_t) << (bits_ + 1));
+    std::swap(old, index_);
     bits_ += 1;
-    index_ = Pages(sizeof(uint64_t) << bits_);
     const auto* slots = reinterpret_cast<const uint64_t*>(old.data());
     for (uint32_t at = 0; at < before; ++at) {
         if (slots[at] != 0) {
@@ -81,8 +82,15 @@ uint32_t Partition::new_id() {
         free_.pop_back();
         return id;
     }
-    if ((ids_ & chunk_mask_) == 0) chunks_.push_back(arena_.block());
-    if ((ids_ & 63) == 0) touched_.push_back(0);
+    // Room in every list before anything is taken.
+    if ((ids_ & 63) == 0) {
+        touched_.resize(ids_ / 64 + 1);
+        held_.resize(ids_ / 64 + 1);
+    }
+    if ((ids_ & chunk_mask_) == 0) {
+        chunks_.reserve(chunks_.size() + 1);
+        chunks_.push_back(arena_.block());
+    }
     return ids_++;
 }
 
@@ -114,9 +122,11 @@ void Partition::erase(uint32_t id, uint64_t spread_key) {
     }
     slots()[at] = 0;
     size_ -= 1;
-    deleted_.push_back(row(id)->key);
+    const uint64_t bit = uint64_t{1} << (id & 63);
+    if (held_[id >> 6] & bit) deleted_.push_back(row(id)->key);
     row(id)->key = kNoRow;
-    touched_[id >> 6] &= ~(uint64_t{1} << (id & 63));
+    touched_[id >> 6] &= ~bit;
+    held_[id >> 6] &= ~bit;
     free_.push_back(id);
 }
 
@@ -136,10 +146,10 @@ uint32_t Partition::sweep(uint32_t now, uint32_t ttl, uint64_t budget) {
 }
 
 std::vector<uint64_t> Partition::deleted() const {
+    // Each key is there once: a row that came back is not held, so a second deletion is not told.
     std::vector<uint64_t> gone;
-    std::unordered_set<uint64_t> known;
     for (const uint64_t key : deleted_) {
-        if (find(key, spread(key)) == kNone && known.insert(key).second) gone.push_back(key);
+        if (find(key, spread(key)) == kNone) gone.push_back(key);
     }
     return gone;
 }
@@ -167,7 +177,10 @@ std::vector<uint32_t> Partition::all() const {
 }
 
 void Partition::cut_done() {
-    std::fill(touched_.begin(), touched_.end(), 0);
+    for (size_t at = 0; at < touched_.size(); ++at) {
+        held_[at] |= touched_[at];
+        touched_[at] = 0;
+    }
     deleted_.clear();
 }
 

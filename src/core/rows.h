@@ -87,7 +87,8 @@ class Partition {
     Arena arena_;
     std::vector<std::byte*> chunks_;
     std::vector<uint32_t> free_;
-    std::vector<uint64_t> touched_;  // one bit a row
+    std::vector<uint64_t> touched_;  // one bit a row: changed since the last cut
+    std::vector<uint64_t> held_;     // one bit a row: a cut has told of it, so its deletion must be told too
     std::vector<uint64_t> deleted_;
 };
 

@@ -90,7 +90,7 @@ class EndScanner {
         uint8_t tail[kBlock];
         const uint8_t* at = text_ + block_;
         if (left < kBlock) {
-            std::memset(tail, ' ', kBlock);
+            std::memset(tail, 0, kBlock);
             std::memcpy(tail, at, left);
             // The end of the text ends its last line, if that has no line end of its own.
             if (text_[size_ - 1] != '\n') tail[left] = '\n';

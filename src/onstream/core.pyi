@@ -11,8 +11,8 @@ PARTITIONS: Final[int]
 def salt(name: str) -> int:
     """Return the 64-bit salt of a feature's name."""
 
-def hash_value(value: int | str | bytes | None, salt: int) -> int:
-    """Return the key of one value: the scalar form of `hash_column`."""
+def hash_value(value: int | float | str | bytes | None, salt: int) -> int:
+    """Return the key of one value: the scalar form of `hash_column`. Raises ColumnError for what cannot be an id."""
 
 def hash_column(
     column: Any, salt: int, out: npt.NDArray[np.uint64], max_bytes: int = 65536

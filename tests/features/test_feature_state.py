@@ -94,3 +94,19 @@ def test_an_empty_state_is_a_fresh_start():
     made.load(State())
     assert made.state().arrays["counts"].tolist() == [0.0]
     assert made.state().facts["now"] == 0
+
+
+def test_a_time_far_in_the_future_is_a_reject_and_does_not_move_the_clock():
+    made = features()
+    for day in range(5):
+        encode(made, rows(x=[1.0] * 4, t=[day * 86_400 + i for i in range(4)]))
+    batch = encode(made, rows(x=[1.0] * 4, t=[400_000, 400_001, 4_000_000_000, 400_003]))
+    assert [r.reason for r in batch.rejects] == ["column 't': far in the future"]
+    assert (batch.num_rows, batch.now) == (3, 400_003)
+
+
+def test_a_gap_of_the_whole_stream_is_no_fault():
+    made = features()
+    encode(made, rows(x=[1.0, 2.0], t=[5, 6]))
+    batch = encode(made, rows(x=[1.0, 2.0], t=[10**9, 10**9 + 1]))
+    assert (batch.num_rows, batch.now) == (2, 10**9 + 1)

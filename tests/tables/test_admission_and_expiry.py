@@ -6,7 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onstream.errors import JobError
-from onstream.tables import SGD, Chance, Constant, Expire, SeenTimes, Table, Uniform
+from onstream.tables import (
+    FTRL,
+    SGD,
+    Adagrad,
+    Adam,
+    Chance,
+    Constant,
+    Expire,
+    Normal,
+    SeenTimes,
+    Table,
+    Uniform,
+)
 
 
 def as_keys(values) -> np.ndarray:
@@ -167,3 +179,33 @@ def test_settings_outside_their_range_are_refused():
     ):
         with pytest.raises(JobError):
             make()
+
+
+def test_rows_that_no_cut_has_told_of_leave_no_deletions():
+    table = Table(1, expiry=Expire(10), admission=SeenTimes(2))
+    for now in range(0, 500, 5):
+        keys = as_keys(np.arange(now * 100 + 1, now * 100 + 101))
+        table.pull(np.concatenate([keys, keys]), now=now)
+    table.evict(now=1_000)
+    assert len(table.cut().deleted) == 0
+    assert len(table.cut_candidates().deleted) == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SeenTimes(2.5),
+        lambda: Uniform("a", 1),
+        lambda: Uniform(1.0, -1.0),
+        lambda: Normal(std=-1.0),
+        lambda: Constant(float("nan")),
+        lambda: Adagrad(eps=0.0),
+        lambda: FTRL(beta=0.0),
+        lambda: Adam(beta1=1.0),
+        lambda: SGD(lr=float("inf")),
+        lambda: SGD(momentum=1.0),
+    ],
+)
+def test_settings_that_could_make_a_row_not_finite_are_refused(make):
+    with pytest.raises(JobError, match="must"):
+        make()

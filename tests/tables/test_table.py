@@ -102,7 +102,7 @@ def test_key_zero_is_no_row():
 
 
 def test_gradients_of_a_repeated_key_are_summed_in_order_and_applied_once():
-    table = Table(1, optimizer=tables.Adagrad(lr=1.0, eps=0.0), initial=Constant(0.0))
+    table = Table(1, optimizer=tables.Adagrad(lr=1.0), initial=Constant(0.0))
     keys = as_keys([3, 3, 3])
     table.pull(keys)
     # In float32, (1e8 + 1) - 1e8 is 0: only this order gives it.

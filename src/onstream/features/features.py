@@ -50,6 +50,11 @@ __all__ = ["Features", "Place"]
 
 _LARGEST = float(np.finfo(np.float32).max)
 
+# A row is far in the future when it is this many times the spread of its batch, which counts as a day at least,
+# beyond both the batch and all that came before.
+_FAR = 10
+_DAY_S = 86_400
+
 # How much of an offending value is kept in its reject, in characters.
 _VALUE_LENGTH = 200
 
@@ -147,7 +152,8 @@ class Features:
         self.columns: tuple[str, ...] = tuple(dict.fromkeys(d.source for d in self._declarations))
 
         self.groups = tuple(d.name for d in self._declarations if isinstance(d, Group))
-        self.timed = any(isinstance(d, EventTime) for d in self._declarations)
+        self._time_column = next((d.source for d in self._declarations if isinstance(d, EventTime)), "")
+        self.timed = bool(self._time_column)
 
         standardized = [f for f in features if isinstance(f, Number) and f.standardize]
         # A transform that comes before changes what the moments are of, so it is in their name.
@@ -162,7 +168,8 @@ class Features:
         self._num_numbers = sum(field.kind == "number" for field in fields)
         self._num_ids = {table.name: len(self.layout.ids(table.name)) for table in tables}
         self.groups = tuple(d.name for d in self._declarations if isinstance(d, Group))
-        self.timed = any(isinstance(d, EventTime) for d in self._declarations)
+        self._time_column = next((d.source for d in self._declarations if isinstance(d, EventTime)), "")
+        self.timed = bool(self._time_column)
         self._null_groups = {name: hash_value(None, salt(name)) for name in self.groups}
 
     def encode(
@@ -277,12 +284,37 @@ class Features:
             rows = slice(begin, begin + batch.num_rows)
             findings.extend(self._read(batch, place, rows, draft, strict=strict))
             begin = rows.stop
+        if strict:
+            findings.extend(self._far_ahead(batches, places, draft.times))
         found: list[Reject] = []
         if findings:
             bad, found = _rejects(findings, num_rows)
             draft.keep(~bad)
             num_rows -= len(found)
         return self._finish(draft, num_rows, positions, (*rejects, *found), learn=learn)
+
+    def _far_ahead(
+        self, batches: Sequence[pa.RecordBatch], places: Sequence[Place], times: npt.NDArray[np.float64]
+    ) -> Iterator[_Finding]:
+        """Yield rows whose time is far beyond those of the stream: believed, it would expire everything else."""
+        known = times[~np.isnan(times)]
+        if not len(known):
+            return
+        low, high = np.quantile(known, (0.25, 0.75), method="lower")
+        limit = max(self._now, high) + _FAR * max(high - low, _DAY_S)
+        far = times > limit
+        if not far.any():
+            return
+        begin = 0
+        for batch, place in zip(batches, places, strict=True):
+            rows = slice(begin, begin + batch.num_rows)
+            begin = rows.stop
+            column = (
+                batch.column(batch.schema.get_field_index(self._time_column)) if far[rows].any() else None
+            )
+            yield _Finding(
+                Fault(f"column {self._time_column!r}: far in the future", far[rows]), rows, column, place
+            )
 
     def _draft(self, rows: int) -> Draft:
         fields = self.layout.fields

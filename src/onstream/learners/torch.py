@@ -352,8 +352,9 @@ def _shaped(label: Label, outputs: Tensor, rows: int) -> Tensor:
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
-    # One not finite number makes the sum so; a sum is one pass without a mask in memory.
-    return all(math.isfinite(float(t.sum())) for t in tensors)
+    # One not finite number makes the sum so; a sum is one pass without a mask in memory. In double precision,
+    # since large finite numbers may sum to more than float32 holds.
+    return all(math.isfinite(float(t.sum(dtype=torch.float64))) for t in tensors)
 
 
 def _array(tensor: Tensor) -> Array:

@@ -52,7 +52,9 @@ class DeadLetters:
     @property
     def size_bytes(self) -> int:
         """The size of the file, for a checkpoint: that much is synced to disk."""
-        os.fsync(self._file.fileno())
+        if self._unsynced:
+            os.fsync(self._file.fileno())
+            self._unsynced = False
         return self._size()
 
     def write(self, rejects: Iterable[Reject]) -> None:

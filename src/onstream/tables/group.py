@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,17 +131,31 @@ class TableGroup:
             found[name] = shared
         return found
 
-    def load(self, chain: str, delta: Delta, *, moved: bool = False) -> None:
-        """Put rows of a chain back, as `cut` gave them.
+    def load(self, chain: str, deltas: Iterable[Delta]) -> None:
+        """Put rows of a chain back, in the order in which `cut` gave them."""
+        for delta in deltas:
+            if chain.endswith(_CANDIDATES):
+                self._tables[chain.removesuffix(_CANDIDATES)].load_candidates(delta)
+            else:
+                self._tables[chain].load(delta)
 
-        With `moved` they come from chains of other names: they belong to the next cut, and where two chains have
-        a row of one key, as after a feature went from one table to another and back, the newer one counts.
+    def adopt(self, chain: str, deltas: Iterable[Delta]) -> None:
+        """Put in rows of a chain of another name; they belong to the next cut.
+
+        Where two chains have a row of one key, as after a feature went from one table to another and back, the
+        newer one counts.
         """
-        if chain.endswith(_CANDIDATES):
-            table = self._tables[chain.removesuffix(_CANDIDATES)]
-            table.load_candidates(delta, touched=moved, newer_only=moved)
-        else:
-            self._tables[chain].load(delta, touched=moved, newer_only=moved)
+        name = chain.removesuffix(_CANDIDATES)
+        if chain != name:
+            for delta in deltas:
+                self._tables[name].load_candidates(delta, touched=True, newer_only=True)
+            return
+        # Deletions of a chain are about its own rows alone, so they are applied before it meets others.
+        table = self._tables[name]
+        alone = _make(self._specs[name], 0, None)
+        for delta in deltas:
+            alone.load(delta)
+        table.load(alone.rows(), touched=True, newer_only=True)
 
     def state(self) -> State:
         """Return what admission remembers beside rows and waiting ids."""

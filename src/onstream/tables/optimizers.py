@@ -6,12 +6,28 @@ its source.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from onstream.errors import JobError
 
 __all__ = ["FTRL", "SGD", "Adagrad", "Adam", "GroupFTRL", "RowOptimizer", "RowwiseAdagrad", "Slices"]
+
+
+_POSITIVE = ("a positive number", lambda x: x > 0)
+_SHARE = ("a number from 0 up to, but not, 1", lambda x: 0 <= x < 1)
+
+# With eps or beta 0, a gradient of 0 would divide 0 by 0.
+_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "lr": _POSITIVE,
+    "eps": _POSITIVE,
+    "beta": _POSITIVE,
+    "momentum": _SHARE,
+    "beta1": _SHARE,
+    "beta2": _SHARE,
+}
 
 
 @dataclass(frozen=True)
@@ -21,11 +37,11 @@ class RowOptimizer:
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Check that every number is usable."""
+        """Check that every number is usable: none may make a row not finite."""
         for name, value in asdict(self).items():
-            least_open = name == "lr"
-            if not (isinstance(value, int | float) and (value > 0 if least_open else value >= 0)):
-                bound = "a positive number" if least_open else "a number, at least 0"
+            bound, holds = _BOUNDS.get(name, ("a number, at least 0", lambda x: x >= 0))
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not (number and holds(value)):
                 raise JobError(f"{type(self).__name__}: {name} must be {bound}, got {value!r}")
 
     def describe(self) -> dict[str, Any]:

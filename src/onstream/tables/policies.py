@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from onstream.errors import JobError
@@ -17,6 +18,10 @@ class Constant:
 
     value: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Check the number."""
+        _check_finite(self)
+
     def describe(self) -> dict[str, Any]:
         """Return the description as plain JSON values."""
         return {"kind": "constant", "value": self.value}
@@ -29,6 +34,12 @@ class Uniform:
     low: float = -0.01
     high: float = 0.01
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _check_finite(self)
+        if self.low > self.high:
+            raise JobError(f"Uniform: low must not be above high, got {self.low!r} and {self.high!r}")
+
     def describe(self) -> dict[str, Any]:
         """Return the description as plain JSON values."""
         return {"kind": "uniform", "low": self.low, "high": self.high}
@@ -40,6 +51,12 @@ class Normal:
 
     mean: float = 0.0
     std: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _check_finite(self)
+        if self.std < 0:
+            raise JobError(f"Normal: std must not be negative, got {self.std!r}")
 
     def describe(self) -> dict[str, Any]:
         """Return the description as plain JSON values."""
@@ -65,9 +82,10 @@ class SeenTimes:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not 1 <= self.times <= 200:
-            raise JobError(f"SeenTimes: times must be between 1 and 200, got {self.times!r}")
-        if self.sketch_bytes is not None and not 1 << 12 <= self.sketch_bytes <= 1 << 34:
+        if type(self.times) is not int or not 1 <= self.times <= 200:
+            raise JobError(f"SeenTimes: times must be a whole number from 1 to 200, got {self.times!r}")
+        size = self.sketch_bytes
+        if size is not None and (type(size) is not int or not 1 << 12 <= size <= 1 << 34):
             raise JobError(
                 f"SeenTimes: sketch_bytes must be between 4 KiB and 16 GiB, got {self.sketch_bytes!r}"
             )
@@ -94,12 +112,19 @@ class Chance:
 
     def __post_init__(self) -> None:
         """Check the number."""
+        _check_finite(self)
         if not 0 < self.probability <= 1:
             raise JobError(f"Chance: probability must be in (0, 1], got {self.probability!r}")
 
     def describe(self) -> dict[str, Any]:
         """Return the description as plain JSON values."""
         return {"kind": "chance", "probability": self.probability}
+
+
+def _check_finite(policy: Constant | Uniform | Normal | Chance) -> None:
+    for name, value in asdict(policy).items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise JobError(f"{type(policy).__name__}: {name} must be a finite number, got {value!r}")
 
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}

@@ -74,7 +74,8 @@ class Trainer:
     Every example is predicted before it is learned from. A checkpoint binds parameters, tables, positions,
     metrics, feature transforms and random states; going on from it gives the same bits as never having
     stopped, on the same machine with the same settings, where batches are cut by row count. The global
-    generators of Python, numpy and torch are seeded, and restored, since a network may draw from them.
+    generators of Python, numpy and torch are seeded, and restored, since a network may draw from them. One thing
+    may differ: how many rows past their time-to-live still take memory, which no prediction depends on.
     """
 
     def __init__(
@@ -112,6 +113,8 @@ class Trainer:
     def run(self, stop: threading.Event | None = None) -> Summary:
         """Train until the stream ends or `stop` is set; the last batch is finished and checkpointed either way.
 
+        After an error `stop` is set, so that a silent stream is not waited for.
+
         Raises
         ------
         BadInputError
@@ -146,8 +149,10 @@ class Trainer:
             while (batch := batches.take(self._silence_s())) is not END:
                 if batch is not None:
                     self._learn(batch, letters)
-                if clock.checkpoint_due() and self._unkept and not writer.busy:
-                    self._checkpoint(writer, letters, clock)
+                if clock.checkpoint_due() and self._unkept:
+                    writer.poll()  # raises if the one before could not be written
+                    if not writer.busy:
+                        self._checkpoint(writer, letters, clock)
                 if clock.report_due():
                     self._publish(self._progress(writer.poll(), clock))
                 if stop.is_set():
@@ -272,8 +277,11 @@ class Trainer:
             # Rows that come from chains of other names begin a chain of their own.
             moved = sources not in ([chain], [])
             for source in sources:
-                for delta in log.rows(manifest, source, verify=False):
-                    self.tables.load(chain, delta, moved=moved)
+                deltas = log.rows(manifest, source, verify=False)
+                if moved:
+                    self.tables.adopt(chain, deltas)
+                else:
+                    self.tables.load(chain, deltas)
             if moved or (chain in stored and not sources):
                 self._replace.add(chain)
         self.learner.load(log.states(manifest, "learner"))
