@@ -98,7 +98,8 @@ def check(
     if not found.rows:
         say(f"{path} is fine, but its stream has no rows yet")
     elif not found.outputs:
-        say(f"{path} is fine, but these rows are all rejected")
+        say("every one of these rows is rejected; see why above, and mend the features or the source")
+        raise typer.Exit(1)
     else:
         say(f"{path} is fine")
 
@@ -116,6 +117,8 @@ def train(
     with watching(out, f"onstream train {path}", every_s=every) as view:
         summary = job.train(view)
     progress = summary.progress
+    if summary.resumed_from is not None and not summary.learned and not summary.stopped:
+        say(f"the stream has nothing new; to learn it anew, remove {Path(job.directory).resolve()}")
     say(
         f"{'stopped' if summary.stopped else 'the stream ended'}: {summary.learned:,} examples learned now, "
         f"{progress.examples:,} in all; "
@@ -142,7 +145,7 @@ def list_checkpoints(directory: Directory) -> None:
     for name, version in log.tags().items():
         tags.setdefault(version, []).append(name)
     table = Table(box=None, padding=(0, 2))
-    for title in ("version", "examples", "rows", "size", "tags"):
+    for title in ("version", "examples", "rows written", "size", "tags"):
         table.add_column(title, justify="left" if title == "tags" else "right")
     for version in log.versions():
         try:
@@ -257,6 +260,8 @@ def _guessed(source: str) -> list[str]:
 def _log(directory: Path) -> CheckpointLog:
     if not directory.is_dir():
         raise JobError(f"there is no model directory {str(directory)!r}")
+    if not (directory / "manifests").is_dir():
+        raise JobError(f"{str(directory)!r} holds no checkpoints")
     return CheckpointLog(LocalStore(directory), report=say)
 
 

@@ -109,7 +109,7 @@ job = Job(
     features=features,
     learner=Torch({kind}, optimizer="adam", lr=1e-3),
     directory={_quoted(directory)},
-    batch_size=1024,
+    batch_size=256,
 )
 '''
 

@@ -136,7 +136,7 @@ def test_sweep_removes_what_unfinished_writes_left(store: LocalStore) -> None:
 
 def test_a_lock_is_held_by_one_until_it_is_let_go(store: LocalStore) -> None:
     with store.lock("writer"):
-        with pytest.raises(CheckpointError, match=r"another log \(process \d+\)"):
+        with pytest.raises(CheckpointError, match=r"another job \(process \d+\)"):
             store.lock("writer")
         store.lock("tags").close()
     store.lock("writer").close()

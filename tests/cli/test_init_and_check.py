@@ -65,7 +65,7 @@ def test_init_does_not_write_over_a_file_unless_forced(onstream):
     assert Path("job.py").read_text() == "precious"
     assert not Path("job-sample.csv").exists()
     onstream.fine("init", "job.py", "--force")
-    assert load_job("job.py").batch_size == 1024
+    assert load_job("job.py").batch_size == 256
 
 
 def test_an_unknown_template_is_refused_and_nothing_is_written(onstream):
@@ -122,10 +122,11 @@ def test_check_prints_rejected_rows_with_their_reasons(onstream, here):
 def test_check_shows_what_is_rejected_even_if_there_is_no_good_row(onstream, here):
     job = write_job(here)
     (here / "clicks.csv").write_text("user,price,click\n" + "1,2,9\n" * 3)
-    out = onstream.fine("check", job)
+    code, out, err = onstream("check", job)
+    assert (code, err) == (1, "")
     assert out.count("label 'click': expected 0 or 1") == 3
-    assert "predicted" not in out
-    assert "job.py is fine, but these rows are all rejected" in out
+    assert "predicted" not in out and "is fine" not in out
+    assert "every one of these rows is rejected" in out
 
 
 def test_check_looks_only_at_columns_that_the_job_reads(onstream, here):

@@ -55,7 +55,7 @@ def test_a_second_job_on_a_directory_is_refused(tmp_path):
     refused = []
 
     def again(progress):
-        with pytest.raises(OSError, match="is being written by another log") as caught:
+        with pytest.raises(OSError, match="is being written by another job") as caught:
             run(small_job(source, tmp_path / "model"))
         refused.append(caught.value)
         return True

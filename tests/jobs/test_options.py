@@ -104,7 +104,8 @@ def test_threads_are_those_of_the_tables(job):
         return len(list(Path("/proc/self/task").iterdir()))
 
     one = threads_after(1)
-    assert threads_after(40) >= one + 20
+    # A table has 16 partitions, so more threads than that have nothing to do.
+    assert one + 10 <= threads_after(40) <= one + 15
 
 
 class FakeCounted(Files):
@@ -226,9 +227,11 @@ def test_tensorboard_shows_a_curve_that_does_not_fork_when_the_job_goes_on(job, 
 def test_prometheus_serves_the_newest_numbers_while_the_job_runs(job):
     pages = []
 
+    def address():
+        return next(note for note in watch.notes if "metrics are served at" in note).split()[-1]
+
     def scrape(progress):
-        address = next(note for note in watch.notes if "metrics are served at" in note).split()[-1]
-        with urllib.request.urlopen(address) as answer:
+        with urllib.request.urlopen(address()) as answer:
             pages.append((progress.examples, answer.read().decode()))
 
     watch = Watch(until=scrape)
@@ -237,9 +240,8 @@ def test_prometheus_serves_the_newest_numbers_while_the_job_runs(job):
     assert f"onstream_examples_total {float(examples)}\n" in page
     assert 'onstream_log_loss_nats{label="click",scope="window"}' in page
     assert "onstream_table_rows{table=" in page
-    address = watch.notes[0].split()[-1]
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(address)
+        urllib.request.urlopen(address())
 
 
 # ------------------------------------------------------------------------------------------ wrong values

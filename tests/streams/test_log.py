@@ -298,3 +298,12 @@ def test_a_killed_writer_leaves_all_that_was_acknowledged_and_nothing_torn(tmp_p
     assert rejects_of(chunks) == []
     assert values(chunks) == list(range(log.end))
     assert log.append(numbers(log.end, 1)) == log.end
+
+
+def test_rows_may_be_appended_as_dicts_and_nothing_else(tmp_path):
+    log = Log(tmp_path / "log.db", follow=False)
+    assert log.append([{"user": 7}, {"user": 8}]) == 2
+    [chunk] = log.read({}, max_rows=10, stop=threading.Event())
+    assert chunk.batch.to_pylist() == [{"user": 7}, {"user": 8}]
+    with pytest.raises(ColumnError, match="got dict"):
+        log.append({"user": 7})

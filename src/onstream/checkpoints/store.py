@@ -143,7 +143,7 @@ class LocalStore:
             holder = file.read(20).decode(errors="replace") or "unknown"
             file.close()
             raise CheckpointError(
-                f"{str(self.root)!r} is being written by another log (process {holder}); "
+                f"{str(self.root)!r} is being written by another job (process {holder}); "
                 f"one writer at a time: stop it, or use another folder"
             ) from None
         except OSError as error:

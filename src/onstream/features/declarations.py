@@ -340,7 +340,8 @@ class EventTime(Declared):
     -----
     Times are whole seconds from 1970 to 2106; others are rejects. A null happened when its neighbours did. A row
     far beyond both its batch and all that came before is a reject: ten times the spread between the quartiles of
-    the batch, and ten days at least. Believed, it would make every other row expire.
+    the batch, and ten days at least, unless more than one row in a hundred says so. Believed, it would make
+    every other row expire.
     """
 
     name: str

@@ -54,6 +54,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 # beyond both the batch and all that came before.
 _FAR = 10
 _DAY_S = 86_400
+# The first rows of a stream tell nothing of its times while they are so few.
+_FEW_TIMES = 16
 
 # How much of an offending value is kept in its reject, in characters.
 _VALUE_LENGTH = 200
@@ -298,12 +300,13 @@ class Features:
     ) -> Iterator[_Finding]:
         """Yield rows whose time is far beyond those of the stream: believed, it would expire everything else."""
         known = times[~np.isnan(times)]
-        if not len(known):
+        if not len(known) or (self._now == 0 and len(known) < _FEW_TIMES):
             return
         low, high = np.quantile(known, (0.25, 0.75), method="lower")
         limit = max(self._now, high) + _FAR * max(high - low, _DAY_S)
         far = times > limit
-        if not far.any():
+        # A gap in the stream may fall into a batch: what many rows say is so.
+        if not 0 < np.count_nonzero(far) <= max(1, len(known) // 100):
             return
         begin = 0
         for batch, place in zip(batches, places, strict=True):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 
@@ -151,8 +151,13 @@ class Log:
         with self._transaction("BEGIN") as connection:
             return _fact(connection, "end")
 
-    def append(self, rows: pa.RecordBatch | pa.Table) -> int:
+    def append(self, rows: pa.RecordBatch | pa.Table | list[dict[str, Any]]) -> int:
         """Append rows; they are durable when this returns.
+
+        Parameters
+        ----------
+        rows : pyarrow.RecordBatch, pyarrow.Table, or list of dict
+            Dicts are rows, by column name.
 
         Returns
         -------
@@ -170,6 +175,12 @@ class Log:
         -----
         Costs one sync of the disk, so append many rows at once. Batches over 64 MiB are stored in pieces.
         """
+        if isinstance(rows, list):
+            rows = pa.RecordBatch.from_pylist(rows)
+        if not isinstance(rows, pa.RecordBatch | pa.Table):
+            raise ColumnError(
+                f"a log takes record batches, tables and lists of dicts, got {type(rows).__name__}"
+            )
         pieces = [(piece.num_rows, _encode(piece)) for piece in _pieces(rows)]
         with self._transaction("BEGIN IMMEDIATE") as connection:
             end = _fact(connection, "end")

@@ -270,6 +270,7 @@ class Trainer:
         # Rows that were rejected before the first checkpoint will be met, and written, again.
         letters.truncate(0)
         seed_random(self.settings.seed)
+        self._note(f"beginning anew in {self.directory.resolve()}")
 
     def _restore(self, log: CheckpointLog, manifest: Manifest, letters: DeadLetters) -> None:
         stored = {name: chain.facts for name, chain in manifest.tables.items()}
