@@ -410,7 +410,7 @@ def test_a_second_writer_is_refused_until_the_first_closes(store: LocalStore) ->
             second.sweep,
             lambda: second.commit(Snapshot()),
         ):
-            with pytest.raises(CheckpointError, match="another log"):
+            with pytest.raises(CheckpointError, match="another job"):
                 use()
         assert load(second, second.newest()) == {1: row(1)}
         second.tag("production", 1)

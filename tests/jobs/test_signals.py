@@ -43,7 +43,8 @@ def test_a_signal_finishes_the_batch_and_the_next_run_goes_on_to_the_same_bits(t
     run(small_job(source, tmp_path / "whole"))
     job = write_job(tmp_path / "job.py", source, tmp_path / "model", report_every_s=EVERY_BATCH_S)
     with training(job) as process:
-        assert process.stdout.readline().startswith("examples=")
+        while not process.stdout.readline().startswith("examples="):
+            assert process.poll() is None
         process.send_signal(number)
         said, complaints = process.communicate()
     assert (process.returncode, complaints) == (code, "")

@@ -6,6 +6,7 @@ import copy
 import os
 import sqlite3
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -387,7 +388,7 @@ class Log:
             connection = sqlite3.connect(
                 self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
             )
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection)
             connection.execute("PRAGMA synchronous = FULL")
         except sqlite3.Error as error:
             raise self._failed(error) from error
@@ -449,3 +450,19 @@ def _pieces(rows: pa.RecordBatch | pa.Table) -> Iterator[pa.RecordBatch]:
         step = max(1, -(-batch.num_rows // count))
         for first in range(0, batch.num_rows, step):
             yield batch.slice(first, step)
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Set WAL mode, which stays with the file.
+
+    While others open the same new file, SQLite says at once that it is locked, whatever the time to wait.
+    """
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
