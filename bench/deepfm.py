@@ -5,12 +5,6 @@ Run it: python -m bench.deepfm
 
 from __future__ import annotations
 
-import os
-
-# As the command does: waiting OpenMP threads must not take the processors from reading and hashing. The peers run
-# in this process too; they were measured to be as fast with it as without. See `bench/README.md`.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import tempfile
 from collections.abc import Callable
 

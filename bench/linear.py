@@ -5,6 +5,11 @@ Run it: python -m bench.linear
 
 from __future__ import annotations
 
+import os
+
+# As the command does. Neither Vowpal Wabbit nor river uses OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
