@@ -11,22 +11,32 @@
     ├── DivergedError     (ArithmeticError)  loss or gradients keep being NaN or infinite
     ├── CheckpointError   (OSError)          a checkpoint cannot be written, found or used
     │   └── DamagedError                     a file of a checkpoint is missing or changed
-    └── MissingExtraError (ImportError)      an optional library is not installed
+    ├── MissingExtraError (ImportError)      an optional library is not installed
+    ├── RequestError      (ValueError)       a request cannot be answered as it was put
+    ├── NotFoundError     (LookupError)      there is no model, version or log of that name
+    ├── AccessError       (PermissionError)  a request has no right to what it asks
+    ├── UnavailableError  (ConnectionError)  not now: too busy, not ready, or going away; ask again
+    └── DeadlineError     (TimeoutError)     the answer would come too late
 
 Each is also the nearest built-in error, carries one message, and can be pickled.
 """
 
 __all__ = [
+    "AccessError",
     "BadInputError",
     "CheckpointError",
     "ColumnError",
     "DamagedError",
+    "DeadlineError",
     "DivergedError",
     "JobError",
     "MissingExtraError",
+    "NotFoundError",
     "OnstreamError",
+    "RequestError",
     "ShapeError",
     "StreamError",
+    "UnavailableError",
 ]
 
 
@@ -68,3 +78,23 @@ class DamagedError(CheckpointError):
 
 class MissingExtraError(OnstreamError, ImportError):
     """An optional library is not installed; the message names the extra to install."""
+
+
+class RequestError(OnstreamError, ValueError):
+    """A request cannot be answered as it was put: a name, type, shape, size or value is wrong."""
+
+
+class NotFoundError(OnstreamError, LookupError):
+    """There is no model, version or log of that name."""
+
+
+class AccessError(OnstreamError, PermissionError):
+    """A request has no right to what it asks: its token or certificate is missing or wrong."""
+
+
+class UnavailableError(OnstreamError, ConnectionError):
+    """Not now: the server is too busy, not ready, or going away. Asking again may help."""
+
+
+class DeadlineError(OnstreamError, TimeoutError):
+    """The answer would come after the request's deadline."""

@@ -169,9 +169,6 @@ class Features:
         self._slots = [_slot(d, field_of, exact_index) for d in self._declarations]
         self._num_numbers = sum(field.kind == "number" for field in fields)
         self._num_ids = {table.name: len(self.layout.ids(table.name)) for table in tables}
-        self.groups = tuple(d.name for d in self._declarations if isinstance(d, Group))
-        self._time_column = next((d.source for d in self._declarations if isinstance(d, EventTime)), "")
-        self.timed = bool(self._time_column)
         self._null_groups = {name: hash_value(None, salt(name)) for name in self.groups}
 
     def encode(

@@ -1,0 +1,1 @@
+"""Serving: predictions from the checkpoint log, seconds fresh, over standard protocols."""
