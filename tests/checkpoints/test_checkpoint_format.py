@@ -28,9 +28,11 @@ def test_the_example_opens_a_table_with_pyarrow_alone(
 
 
 def test_manifests_and_tags_carry_the_checksum_of_their_bytes(tmp_path: Path) -> None:
-    with CheckpointLog(LocalStore(tmp_path)) as log:
+    with CheckpointLog(LocalStore(tmp_path), clock=lambda: 60.5) as log:
         log.commit(snapshot(1, {1: row(1)}))
-        log.tag("production", 1)
+        log.commit(snapshot(2, {1: row(2)}))
+        log.publish("production", 1)
+        log.publish("production", 2)
     for name in ("manifests/00000000000000000001.json", "tags/production"):
         data = (tmp_path / name).read_bytes()
         assert data[:13] == b'{"checksum":"'
@@ -38,7 +40,13 @@ def test_manifests_and_tags_carry_the_checksum_of_their_bytes(tmp_path: Path) ->
         assert data[45:57] == b'","content":'
         assert data[-2:] == b"}\n"
         assert json.loads(data)["content"] == json.loads(data[57:-2])
-    assert json.loads(data)["content"] == {"tag": "production", "version": 1}
+    assert json.loads(data)["content"] == {
+        "tag": "production",
+        "version": 2,
+        "since": 60.5,
+        "held": False,
+        "before": [[1, 60.5]],
+    }
 
 
 def test_files_are_named_as_documented(tmp_path: Path) -> None:

@@ -194,7 +194,10 @@ def test_a_tag_points_to_its_version_until_it_moves(store: LocalStore) -> None:
         assert (log.resolve("production"), log.resolve("3"), log.resolve(3), log.resolve()) == (1, 3, 3, 3)
         log.tag("production", 3)
         log.commit(snapshot(4, {}))
-        assert log.versions() == [3, 4]
+        assert log.versions() == [1, 3, 4], "with the version to roll back to"
+        log.tag("production", 4)
+        log.commit(snapshot(5, {}))
+        assert log.versions() == [3, 4, 5]
         log.untag("production")
         log.untag("production")
         assert log.newest("production") is None

@@ -4,12 +4,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from checkpointed import Row, apply, load, row, snapshot
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from onstream.checkpoints import CheckpointLog, LocalStore, Manifest
+from onstream.errors import CheckpointError
 
 KEEP = 3
 
@@ -24,7 +26,9 @@ class LogMachine(RuleBasedStateMachine):
         self.log = CheckpointLog(LocalStore(self.root), keep=KEEP, report=self.said.append)
         self.rows: dict[int, dict[int, Row]] = {}
         self.facts: dict[int, int] = {}
-        self.tags: dict[str, int] = {}
+        # Of each tag: where it pointed, newest last, and whether it is held.
+        self.tags: dict[str, list[int]] = {}
+        self.held: set[str] = set()
         self.parent: int | None = None
         self.next = 1
         self.replica: tuple[Manifest, dict[int, Row]] | None = None
@@ -38,7 +42,9 @@ class LogMachine(RuleBasedStateMachine):
         """The model's commit and retention."""
         version = max(self.rows, default=0) + 1
         self.rows[version], self.facts[version], self.parent = rows, facts, version
-        stay = {*sorted(self.rows)[-KEEP:], *self.tags.values()}
+        stay = set(sorted(self.rows)[-KEEP:])
+        for now, *before in (reversed(moves) for moves in self.tags.values()):
+            stay |= {now, *[v for v in before if v in self.rows][:1]}
         self.rows = {v: r for v, r in self.rows.items() if v in stay}
 
     @rule(
@@ -71,12 +77,48 @@ class LogMachine(RuleBasedStateMachine):
     def tag(self, data: st.DataObject, name: str) -> None:
         version = data.draw(st.sampled_from(sorted(self.rows)))
         self.log.tag(name, version)
-        self.tags[name] = version
+        self.point(name, version)
+        self.held.add(name)
+
+    @precondition(lambda self: self.parent)
+    @rule(name=st.sampled_from(["production", "staging"]))
+    def publish(self, name: str) -> None:
+        self.log.publish(name, self.parent)
+        if name not in self.held:
+            self.point(name, self.parent)
+
+    @precondition(lambda self: self.tags)
+    @rule(data=st.data())
+    def roll_back_tag(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.tags)))
+        *before, _ = self.tags[name]
+        while before and before[-1] not in self.rows:
+            before.pop()
+        if before:
+            assert self.log.roll_back_tag(name).version == before[-1]
+            self.tags[name] = before
+            self.held.add(name)
+        else:
+            with pytest.raises(CheckpointError, match="no version where it pointed before"):
+                self.log.roll_back_tag(name)
+
+    @precondition(lambda self: self.tags)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.tags)))
+        self.log.release(name)
+        self.held.discard(name)
+
+    def point(self, name: str, version: int) -> None:
+        moves = self.tags.setdefault(name, [])
+        if moves[-1:] != [version]:
+            self.tags[name] = [*moves, version][-17:]
 
     @rule(name=st.sampled_from(["production", "staging"]))
     def untag(self, name: str) -> None:
         self.log.untag(name)
         self.tags.pop(name, None)
+        self.held.discard(name)
 
     @precondition(lambda self: self.parent)
     @rule(data=st.data())
@@ -126,7 +168,8 @@ class LogMachine(RuleBasedStateMachine):
             assert manifest.facts["examples"] == self.facts[version]
             assert self.log.states(manifest, "learner").facts == {"examples": self.facts[version]}
             assert manifest.positions == {"clicks": self.facts[version]}
-        assert self.log.tags() == self.tags
+        assert self.log.tags() == {name: moves[-1] for name, moves in self.tags.items()}
+        assert {name for name, tag in self.log.tag_details().items() if tag.held} == self.held
         newest = self.log.newest(verify=True)
         assert (newest.version if newest else None) == max(self.rows, default=None)
         assert self.said == []

@@ -6,6 +6,7 @@ from onstream.checkpoints.log import CheckpointLog, Lockable, Snapshot
 from onstream.checkpoints.manifest import Chain, Manifest
 from onstream.checkpoints.segments import SegmentFile, TableShape, read_segment, write_segment
 from onstream.checkpoints.store import LocalStore
+from onstream.checkpoints.tags import Move, Tag
 from onstream.checkpoints.writer import CheckpointWriter
 
 __all__ = [
@@ -15,10 +16,12 @@ __all__ = [
     "LocalStore",
     "Lockable",
     "Manifest",
+    "Move",
     "SegmentFile",
     "Snapshot",
     "StoredFile",
     "TableShape",
+    "Tag",
     "due",
     "merge",
     "read_segment",

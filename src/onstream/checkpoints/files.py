@@ -22,6 +22,13 @@ _MIDDLE = b'","content":'
 _TAIL = b"}\n"
 _DIGITS = 32
 
+# No manifest comes near; a larger file is none, and reading it would take the memory of the process.
+_MOST_SEALED_BYTES = 256 << 20
+
+
+class MissingFileError(DamagedError):
+    """A file is missing, not changed."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
@@ -104,15 +111,23 @@ def seal(content: dict[str, Any]) -> bytes:
     return _HEAD + digest(body).encode() + _MIDDLE + body + _TAIL
 
 
-def read_sealed(store: Store, name: str) -> Any:
-    """Return what `seal` sealed.
+def read_sealed(store: Store, name: str, *, missing_ok: bool = False) -> Any:
+    """Return what `seal` sealed; with `missing_ok`, None where there is no such file.
 
     Raises
     ------
     DamagedError
         If the file is missing or not as it was sealed.
     """
-    data = _read(store, name).to_pybytes()
+    try:
+        buffer = _read(store, name)
+    except MissingFileError:
+        if missing_ok:
+            return None
+        raise
+    if buffer.size > _MOST_SEALED_BYTES:
+        raise DamagedError(f"checkpoint file {name!r} has {buffer.size} bytes and is no manifest or tag")
+    data = buffer.to_pybytes()
     start = len(_HEAD) + _DIGITS
     body = data[start + len(_MIDDLE) : -len(_TAIL)]
     if data != _HEAD + digest(body).encode() + _MIDDLE + body + _TAIL:
@@ -128,7 +143,7 @@ def _read(store: Store, name: str) -> pa.Buffer:
         with store.open(name) as file:
             return file.read_buffer()
     except FileNotFoundError as error:
-        raise DamagedError(f"checkpoint file {name!r} is missing") from error
+        raise MissingFileError(f"checkpoint file {name!r} is missing") from error
     except CheckpointError:
         raise
     except OSError as error:

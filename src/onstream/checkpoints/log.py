@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from onstream.checkpoints.manifest import (
 )
 from onstream.checkpoints.segments import SegmentFile, open_segment, shape_of, write_segment
 from onstream.checkpoints.states import read_state, state_bytes
-from onstream.checkpoints.tags import read_tags, remove_tag, write_tag
+from onstream.checkpoints.tags import Tag, read_tag, read_tags, remove_tag, write_tag
 from onstream.contracts import Delta, Positions, State, Store
 from onstream.errors import CheckpointError, DamagedError
 
@@ -83,10 +84,12 @@ class CheckpointLog:
     ----------
     store : Store
     keep : int
-        How many of the newest versions stay; tagged ones stay besides.
+        How many of the newest versions stay. Besides, each tag keeps its version and the one to roll back to.
     report : callable, optional
         Receives one sentence for each damaged version that is passed over and each clean-up that fails. By
         default they are logged as warnings.
+    clock : callable, optional
+        Seconds since 1970, for what tags remember.
 
     Notes
     -----
@@ -106,12 +109,20 @@ class CheckpointLog:
     (1, {'clicks': 100}, {'examples': 100})
     """
 
-    def __init__(self, store: Store, *, keep: int = 5, report: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        keep: int = 5,
+        report: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         if keep < 1:
             raise CheckpointError(f"keep must be 1 or more versions, got {keep}")
         self.store = store
         self.keep = keep
         self._report = report or _log.warning
+        self._clock = clock
         self._parent: Manifest | None = None
         self._owned: contextlib.ExitStack | None = None
         self._fresh = False
@@ -382,7 +393,13 @@ class CheckpointLog:
         """
         if tag is not None:
             version = self.tags().get(tag)
-            return None if version is None else self._whole(version, verify=verify)
+            try:
+                return None if version is None else self._whole(version, verify=verify)
+            except DamagedError:
+                if self.tags().get(tag) == version:
+                    raise
+            # The tag moved while we looked, and the version may have been removed since.
+            return self.newest(tag, verify=verify)
         overtaken = False
         for version in reversed(self.versions()):
             try:
@@ -478,8 +495,8 @@ class CheckpointLog:
 
     # --------------------------------------------------------------------------------------- tags
 
-    def tag(self, name: str, version: int) -> None:
-        """Point a tag to a version, which then stays until the tag moves.
+    def tag(self, name: str, version: int) -> Tag:
+        """Point a tag to a version and hold it there: the version stays, and `publish` leaves the tag alone.
 
         Raises
         ------
@@ -494,7 +511,64 @@ class CheckpointLog:
         """
         with self._lock("tags", wait=True):
             self._whole(version, verify=False)
-            write_tag(self.store, name, version)
+            return self._move_tag(name, version, held=True)
+
+    def publish(self, name: str, version: int) -> Tag:
+        """Point a tag to a version unless it is held, and return where it points now.
+
+        Raises
+        ------
+        DamagedError
+            If the version is missing or its manifest is changed, or the tag's own file is.
+        CheckpointError
+            If the name is not allowed or the tag cannot be written.
+        """
+        with self._lock("tags", wait=True):
+            read_manifest(self.store, version)
+            tag = read_tag(self.store, name)
+            return tag if tag is not None and tag.held else self._move_tag(name, version, held=False)
+
+    def roll_back_tag(self, name: str, which: str | int | None = None) -> Tag:
+        """Point a tag back to the version that it pointed to before, and hold it there until `release`.
+
+        Parameters
+        ----------
+        name : str
+        which : str or int, optional
+            The version, or a tag that points to it; by default the newest one where the tag was before that is
+            still whole.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such tag or version, or the tag cannot be written.
+
+        Notes
+        -----
+        May be called while another log writes. Called again, it goes one version further back.
+        """
+        with self._lock("tags", wait=True):
+            tag = self._tag(name)
+            if which is not None:
+                version = self._whole(self.resolve(which), verify=False).version
+            else:
+                version = self._version_before(tag)
+            tag = tag.moved_back(version, self._clock())
+            write_tag(self.store, tag)
+            return tag
+
+    def release(self, name: str) -> Tag:
+        """Let `publish` move a tag again, and return where it points until then.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such tag, or it cannot be written.
+        """
+        with self._lock("tags", wait=True):
+            tag = replace(self._tag(name), held=False)
+            write_tag(self.store, tag)
+            return tag
 
     def untag(self, name: str) -> None:
         """Remove a tag; a missing one is no error."""
@@ -503,6 +577,16 @@ class CheckpointLog:
 
     def tags(self) -> dict[str, int]:
         """Return every tag and its version.
+
+        Raises
+        ------
+        DamagedError
+            If the file of a tag is changed; the message names it.
+        """
+        return {name: tag.version for name, tag in read_tags(self.store).items()}
+
+    def tag_details(self) -> dict[str, Tag]:
+        """Return every tag with what it remembers: whether it is held, and where it pointed before.
 
         Raises
         ------
@@ -553,7 +637,7 @@ class CheckpointLog:
         return contextlib.nullcontext()
 
     def _sweep(self) -> None:
-        stays = set(read_tags(self.store).values())
+        stays = self._tagged()
         if self._parent is not None:
             stays.add(self._parent.version)
         kept: list[Manifest] = []
@@ -572,6 +656,43 @@ class CheckpointLog:
             for name in self.store.names(folder):
                 if name not in needed:
                     self.store.remove(name)
+
+    def _tagged(self) -> set[int]:
+        """Return the versions that tags keep: where each points, and where it would be rolled back to."""
+        versions = set(self.versions())
+        stays = set()
+        for tag in read_tags(self.store).values():
+            stays.add(tag.version)
+            stays |= set([move.version for move in tag.before if move.version in versions][:1])
+        return stays
+
+    def _tag(self, name: str) -> Tag:
+        tag = read_tag(self.store, name)
+        if tag is None:
+            raise CheckpointError(f"there is no tag {name!r}; tags are {self.tags()}")
+        return tag
+
+    def _move_tag(self, name: str, version: int, *, held: bool) -> Tag:
+        # A damaged tag is set anew: that is how it is mended.
+        try:
+            tag = read_tag(self.store, name)
+        except DamagedError:
+            tag = None
+        now = self._clock()
+        tag = tag.moved(version, now, held=held) if tag else Tag(name, version, now, held)
+        write_tag(self.store, tag)
+        return tag
+
+    def _version_before(self, tag: Tag) -> int:
+        versions = set(self.versions())
+        for move in tag.before:
+            if move.version in versions:
+                with contextlib.suppress(DamagedError):
+                    return self._whole(move.version, verify=False).version
+        raise CheckpointError(
+            f"tag {tag.name!r} points to version {tag.version}, and no version where it pointed before is "
+            f"still there; choose one of {sorted(versions)}"
+        )
 
     def _next_version(self) -> int:
         return max(self.versions(), default=0) + 1

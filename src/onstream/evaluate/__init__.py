@@ -3,6 +3,7 @@
 from onstream.evaluate.absolute_error import MAE
 from onstream.evaluate.accuracy import Accuracy
 from onstream.evaluate.auc import AUC
+from onstream.evaluate.bounds import Bound, metric_names, parse_bounds, resolve_bounds
 from onstream.evaluate.calibration import Calibration
 from onstream.evaluate.classes import ClassAccuracy, ClassLogLoss, narrow
 from onstream.evaluate.log_loss import LogLoss
@@ -22,6 +23,7 @@ __all__ = [
     "MAE",
     "RMSE",
     "Accuracy",
+    "Bound",
     "Calibration",
     "ClassAccuracy",
     "ClassLogLoss",
@@ -39,5 +41,8 @@ __all__ = [
     "Window",
     "exact_auc",
     "grouped_auc",
+    "metric_names",
     "narrow",
+    "parse_bounds",
+    "resolve_bounds",
 ]

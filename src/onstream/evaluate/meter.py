@@ -24,7 +24,7 @@ from onstream.evaluate.ranking import exact_auc, grouped_auc
 from onstream.evaluate.squared_error import RMSE
 from onstream.evaluate.window import Window
 
-__all__ = ["LabelReport", "Meter", "Report"]
+__all__ = ["METRIC_NAMES", "LabelReport", "Meter", "Report"]
 
 _METRICS: dict[Task, dict[str, Callable[[], Metric]]] = {
     "binary": {
@@ -37,6 +37,9 @@ _METRICS: dict[Task, dict[str, Callable[[], Metric]]] = {
     "real": {"rmse": RMSE, "mae": MAE, "r2": RSquared},
     "class": {"log_loss": ClassLogLoss, "accuracy": ClassAccuracy},
 }
+
+METRIC_NAMES: dict[Task, tuple[str, ...]] = {task: tuple(metrics) for task, metrics in _METRICS.items()}
+"""What is measured of a label, by its task."""
 
 # How far above 1 a sum of float32 probabilities may be rounded.
 _ROUNDING = 1e-5
