@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 __all__ = [
+    "Answering",
     "Array",
     "Batch",
     "Chunk",
@@ -25,6 +26,7 @@ __all__ = [
     "Keys",
     "Label",
     "Layout",
+    "Learned",
     "Learner",
     "Outcome",
     "Positions",
@@ -365,6 +367,40 @@ class Learner(Protocol):
 
     def load(self, state: State) -> None:
         """Go on from `state`."""
+
+    def export(self) -> State | None:
+        """Return what predicts without the user's code, given the arrays of `state`; None if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """One batch that has been learned, for those who wait to hear of their rows.
+
+    Attributes
+    ----------
+    before : Positions
+        Where the batch began.
+    batch : Batch
+    outcome : Outcome, optional
+        None when all rows of the batch were rejected.
+    labels : tuple of Label
+    examples : int
+        How many examples the model has learned, this batch included.
+    """
+
+    before: Positions
+    batch: Batch
+    outcome: Outcome | None
+    labels: tuple[Label, ...]
+    examples: int
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A stream whose writers may wait for what the model made of their rows."""
+
+    def answer(self, learned: Learned) -> None:
+        """Let those who asked know. Called after every batch; must cost next to nothing when nobody asked."""
 
 
 # ------------------------------------------------------------------------------------ checkpoints

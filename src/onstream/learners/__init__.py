@@ -1,6 +1,7 @@
 """How a batch becomes predictions and gradients."""
 
+from onstream.learners.exported import ExportedNetwork
 from onstream.learners.inputs import Inputs
 from onstream.learners.torch import Torch
 
-__all__ = ["Inputs", "Torch"]
+__all__ = ["ExportedNetwork", "Inputs", "Torch"]

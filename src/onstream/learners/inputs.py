@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from onstream.contracts import Batch, Field, Layout
 from onstream.errors import JobError
 
-__all__ = ["Inputs", "gather_inputs"]
+__all__ = ["Inputs", "Part", "arrange", "gather_inputs", "gather_parts", "parts_of"]
 
 
 class Inputs(Mapping[str, Tensor]):
@@ -63,7 +64,8 @@ class Inputs(Mapping[str, Tensor]):
     @property
     def num_rows(self) -> int:
         """Rows of the batch."""
-        return int(self._numbers.shape[0])
+        # As it is: while a network is exported this is a symbol, and a whole number would tie it to one size.
+        return self._numbers.shape[0]
 
     def numbers(self) -> Tensor:
         """Return all ``Number`` features as one tensor (rows, numbers), in the order of their declaration."""
@@ -121,8 +123,43 @@ class Inputs(Mapping[str, Tensor]):
         raise JobError(f"x.stack({name!r}): expected one of {[f.name for f in self._embedded()]}")
 
 
-def gather_inputs(layout: Layout, batch: Batch, leaves: Mapping[str, Tensor]) -> Inputs:
-    """Arrange a batch and its pulled rows as named tensors.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the tensors that make up an `Inputs`.
+
+    Attributes
+    ----------
+    name : str
+        Its kind, and what it is of, such as "ids/d16" or "list/tags".
+    shape : tuple of int
+        Of one row.
+    dtype : torch.dtype
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+
+def parts_of(layout: Layout) -> tuple[Part, ...]:
+    """Return the parts of every batch of `layout`, in the order of `gather_parts`."""
+    parts = []
+    for spec in layout.tables:
+        if ids := layout.ids(spec.name):
+            parts.append(Part(f"ids/{spec.name}", (len(ids), spec.dim)))
+        for field in layout.lists(spec.name):
+            if field.pooling == "pad":
+                parts.append(Part(f"list/{field.name}", (field.length, spec.dim)))
+                parts.append(Part(f"mask/{field.name}", (field.length,), torch.bool))
+            else:
+                parts.append(Part(f"list/{field.name}", (spec.dim,)))
+    parts.append(Part("numbers", (sum(field.kind == "number" for field in layout.fields),)))
+    parts += [Part(f"tensor/{field.name}", field.shape) for field in layout.fields if field.kind == "tensor"]
+    return tuple(parts)
+
+
+def gather_parts(layout: Layout, batch: Batch, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parts of a batch by name: blocks of ids, lists pooled or padded, masks, numbers, tensors.
 
     Parameters
     ----------
@@ -132,38 +169,56 @@ def gather_inputs(layout: Layout, batch: Batch, leaves: Mapping[str, Tensor]) ->
         The pulled rows of each table; gradients flow back to them.
     """
     rows = batch.num_rows
-    blocks: dict[str, Tensor] = {}
-    masks: dict[str, Tensor] = {}
-    lists: dict[str, Tensor] = {}
+    parts: dict[str, Tensor] = {}
     for spec in layout.tables:
         leaf = leaves[spec.name]
         ids = layout.ids(spec.name)
         at = rows * len(ids)
         if ids:
-            blocks[spec.name] = leaf[:at].view(rows, len(ids), spec.dim)
+            parts[f"ids/{spec.name}"] = leaf[:at].view(rows, len(ids), spec.dim)
         for field in layout.lists(spec.name):
             if field.pooling == "pad":
                 n = rows * field.length
-                lists[field.name] = leaf[at : at + n].view(rows, field.length, spec.dim)
+                parts[f"list/{field.name}"] = leaf[at : at + n].view(rows, field.length, spec.dim)
                 keys = batch.keys[spec.name][at : at + n].reshape(rows, field.length)
-                masks[field.name] = torch.from_numpy(keys != 0)
+                parts[f"mask/{field.name}"] = torch.from_numpy(keys != 0)
             else:
                 offsets = batch.offsets[field.name]
                 n = int(offsets[-1])
-                lists[field.name] = _pool(leaf[at : at + n], torch.from_numpy(offsets), field.pooling)
+                parts[f"list/{field.name}"] = _pool(
+                    leaf[at : at + n], torch.from_numpy(offsets), field.pooling
+                )
             at += n
-    numbers = torch.from_numpy(batch.numbers)
+    parts["numbers"] = torch.from_numpy(batch.numbers)
+    for field in layout.fields:
+        if field.kind == "tensor":
+            parts[f"tensor/{field.name}"] = torch.from_numpy(batch.tensors[field.name])
+    return parts
+
+
+def arrange(layout: Layout, parts: Mapping[str, Tensor]) -> Inputs:
+    """Return the parts of a batch as the tensors that a network sees, by feature."""
+    blocks = {spec.name: parts[f"ids/{spec.name}"] for spec in layout.tables if f"ids/{spec.name}" in parts}
+    numbers = parts["numbers"]
     tensors: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
     for field in layout.fields:
         if field.kind == "id":
             tensors[field.name] = blocks[field.table][:, field.column]
         elif field.kind == "list":
-            tensors[field.name] = lists[field.name]
+            tensors[field.name] = parts[f"list/{field.name}"]
+            if field.pooling == "pad":
+                masks[field.name] = parts[f"mask/{field.name}"]
         elif field.kind == "number":
             tensors[field.name] = numbers[:, field.column : field.column + 1]
         else:
-            tensors[field.name] = torch.from_numpy(batch.tensors[field.name])
+            tensors[field.name] = parts[f"tensor/{field.name}"]
     return Inputs(layout, tensors, blocks, numbers, masks)
+
+
+def gather_inputs(layout: Layout, batch: Batch, leaves: Mapping[str, Tensor]) -> Inputs:
+    """Arrange a batch and its pulled rows, as `gather_parts` takes them, as named tensors."""
+    return arrange(layout, gather_parts(layout, batch, leaves))
 
 
 def _pool(rows: Tensor, offsets: Tensor, pooling: str) -> Tensor:

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onstream.contracts import Array, Batch, Label, Layout, Outcome, Predictions, Rows, State
+from onstream.contracts import Array, Batch, Layout, Outcome, Predictions, Rows, State
 from onstream.errors import CheckpointError, DivergedError, JobError
+from onstream.learners.export import export_network
 from onstream.learners.inputs import Inputs, gather_inputs
 from onstream.learners.losses import Loss, activate, choose_loss
+from onstream.learners.outputs import compute_outputs
 
 __all__ = ["Torch"]
 
@@ -65,6 +67,9 @@ class Torch:
         Weight of each label's loss; default 1.
     max_dropped : int
         Stop after so many batches in a row whose loss or gradients are not finite.
+    servable : bool
+        Whether checkpoints hold the network in a form that needs none of its code. Exporting it takes some tenths
+        of a second, once, before the first batch is learned from.
 
     Notes
     -----
@@ -86,6 +91,7 @@ class Torch:
     clip_row_norm: float | None = None
     loss_weights: dict[str, float] = field(default_factory=dict)
     max_dropped: int = 10
+    servable: bool = True
 
     def __post_init__(self) -> None:
         """Check what can be checked without a batch."""
@@ -122,6 +128,8 @@ class Torch:
         self._waiting: State | None = None
         self._modal: bool | None = None
         self._dropped = 0
+        self._exported: State | None = None
+        self._export_due = self.servable
         self.notes: list[str] = []
 
     # ------------------------------------------------------------------------------------ the two verbs
@@ -145,6 +153,8 @@ class Torch:
         leaves = {name: torch.from_numpy(array).requires_grad_() for name, array in rows.items()}
         x = gather_inputs(self._layout, batch, leaves)
         self._ready(x)
+        if self._export_due:
+            self._export()
         if self._modal:
             with self._evaluating(), torch.no_grad():
                 predictions = self._activate(self._forward(x))
@@ -180,20 +190,7 @@ class Torch:
         return Outcome(predictions, value, {name: g.numpy() for name, g in row_grads.items()})
 
     def _forward(self, x: Inputs) -> dict[str, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
-            found = self._module(x)
-        labels = self._layout.labels
-        if isinstance(found, Tensor):
-            if len(labels) != 1:
-                names = [label.name for label in labels]
-                raise JobError(
-                    f"the network must return a dict of tensors by label name {names}, got one tensor"
-                )
-            found = {labels[0].name: found}
-        missing = [label.name for label in labels if label.name not in found]
-        if missing:
-            raise JobError(f"the network returned {sorted(found)}, the job also has the labels {missing}")
-        return {label.name: _shaped(label, found[label.name], x.num_rows) for label in labels}
+        return compute_outputs(self._module, x, self._layout.labels, self.precision)
 
     def _activate(self, outputs: Mapping[str, Tensor]) -> Predictions:
         return {label.name: activate(label, outputs[label.name]).numpy() for label in self._layout.labels}
@@ -305,6 +302,26 @@ class Torch:
         self._modal = state.facts["modal"]
         self._dropped = state.facts["dropped"]
 
+    def export(self) -> State | None:
+        """Return the network in a form that predicts without its code, as `ExportedNetwork` does.
+
+        Returns
+        -------
+        State or None
+            The same bytes each time; parameters and buffers are those of `state`. None before the first batch
+            was learned from, if the network cannot be exported, which `notes` then tells, or if it is not to
+            be `servable`.
+        """
+        return self._exported
+
+    def _export(self) -> None:
+        # Here, and not in a thread: PyTorch watches all calls of modules in the process while it exports one.
+        self._export_due = False
+        try:
+            self._exported = export_network(self._module, self._layout, self.precision)
+        except JobError as error:
+            self.notes.append(str(error))
+
     def _restore(self, state: State) -> None:
         own = self._module.state_dict()
         stored = {n.removeprefix("network/"): a for n, a in state.arrays.items() if n.startswith("network/")}
@@ -334,21 +351,6 @@ class Torch:
                 # `initial` state of optimizers that make it at construction is replaced, key by key.
                 self._optim.state[parameter].update({k: _tensor(a) for k, a in found.items()})
         torch.set_rng_state(_tensor(state.arrays["random/torch"]))
-
-
-def _shaped(label: Label, outputs: Tensor, rows: int) -> Tensor:
-    outputs = outputs.float()
-    if label.task == "class":
-        expected: tuple[int, ...] = (rows, label.classes)
-    else:
-        expected = (rows,)
-        if outputs.shape == (rows, 1):
-            outputs = outputs.squeeze(1)
-    if tuple(outputs.shape) != expected:
-        raise JobError(
-            f"the network's output for {label.name!r} must be {expected}, got {tuple(outputs.shape)}"
-        )
-    return outputs
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
