@@ -11,8 +11,8 @@ log = Log(path)
 written = 0
 while num_batches == 0 or written < num_batches:
     first = log.end if num_batches == 0 else 0
-    end = log.append(
+    appended = log.append(
         pa.record_batch({"n": pa.array(range(first, first + num_rows)), "s": ["x" * 50] * num_rows})
     )
-    print(end, flush=True)
+    print(appended.end, flush=True)
     written += 1

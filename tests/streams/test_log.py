@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamed import FakeClock, numbers, read, rejects_of, rows_of
 
-import onstream.streams.log as log_module
+import onstream.streams.log_appends as log_module
 from onstream.errors import ColumnError, JobError, StreamError
-from onstream.streams import EventPace, Log
+from onstream.streams import Appended, EventPace, Log
 
 OPEN: list[Log] = []
 
@@ -43,7 +43,7 @@ def test_reading_gives_what_was_appended_from_any_row_on(tmp_path_factory, sizes
     log = made(tmp_path_factory.mktemp("log"))
     end = 0
     for size in sizes:
-        assert log.append(numbers(end, size)) == end + size
+        assert log.append(numbers(end, size)) == Appended(end, end + size)
         end += size
     assert (log.first, log.end) == (0, end)
     position = min(position, end)
@@ -58,7 +58,7 @@ def test_rows_are_there_when_the_log_is_opened_again(tmp_path):
     with made(tmp_path) as log:
         log.append(pa.table({"n": [0, 1], "s": ["x", None]}))
     log = made(tmp_path)
-    assert log.append(pa.record_batch({"n": ["other"]})) == 3
+    assert log.append(pa.record_batch({"n": ["other"]})) == Appended(2, 3)
     assert rows_of(read(log)) == [{"n": 0, "s": "x"}, {"n": 1, "s": None}, {"n": "other"}]
     assert log.schema() == pa.schema({"n": pa.string()})
 
@@ -81,9 +81,9 @@ def test_selected_columns_only_are_decoded(tmp_path):
 
 
 def test_large_batches_are_stored_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(log_module, "_PIECE_BYTES", 1_000)
+    monkeypatch.setattr(log_module, "PIECE_BYTES", 1_000)
     log = made(tmp_path)
-    assert log.append(numbers(0, 1_000)) == 1_000
+    assert log.append(numbers(0, 1_000)) == Appended(0, 1_000)
     chunks = read(log)
     assert len(chunks) == 8
     assert values(chunks) == list(range(1_000))
@@ -140,7 +140,7 @@ def test_trim_drops_what_has_grown_old(tmp_path):
     clock.now += 10
     assert log.trim() == 3
     assert (log.first, log.end) == (3, 3)
-    assert log.append(numbers(3, 1)) == 4
+    assert log.append(numbers(3, 1)) == Appended(3, 4)
 
 
 @pytest.mark.parametrize("kept", [1, 0])
@@ -241,7 +241,7 @@ def test_threads_append_without_tearing_each_other(tmp_path):
 
     def write(k):
         log = made(tmp_path)
-        ends.extend((log.append(pa.record_batch({"n": [k] * 7})), k) for _ in range(10))
+        ends.extend((log.append(pa.record_batch({"n": [k] * 7})).end, k) for _ in range(10))
 
     threads = [threading.Thread(target=write, args=(k,)) for k in range(4)]
     for thread in threads:
@@ -297,12 +297,12 @@ def test_a_killed_writer_leaves_all_that_was_acknowledged_and_nothing_torn(tmp_p
     chunks = read(log)
     assert rejects_of(chunks) == []
     assert values(chunks) == list(range(log.end))
-    assert log.append(numbers(log.end, 1)) == log.end
+    assert log.append(numbers(log.end, 1)).end == log.end
 
 
 def test_rows_may_be_appended_as_dicts_and_nothing_else(tmp_path):
     log = Log(tmp_path / "log.db", follow=False)
-    assert log.append([{"user": 7}, {"user": 8}]) == 2
+    assert log.append([{"user": 7}, {"user": 8}]) == Appended(0, 2)
     [chunk] = log.read({}, max_rows=10, stop=threading.Event())
     assert chunk.batch.to_pylist() == [{"user": 7}, {"user": 8}]
     with pytest.raises(ColumnError, match="got dict"):

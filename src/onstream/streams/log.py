@@ -6,45 +6,24 @@ import copy
 import os
 import sqlite3
 import threading
-import time
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import pyarrow as pa
 
-from onstream.contracts import Chunk, Positions, Reject
+from onstream.contracts import Chunk, Learned, Positions, Reject
 from onstream.errors import ColumnError, JobError, StreamError
 from onstream.streams.chunks import NO_COLUMNS, skip_to
+from onstream.streams.log_answers import PARTITION, Answered, Answers
+from onstream.streams.log_appends import Append, Appended, Appender
+from onstream.streams.log_file import POLL_S, LogFile, data_version, fact, first_row
 from onstream.streams.pace import SYSTEM_CLOCK, Clock, EventPace, Rate, check_rate, pace
 
-__all__ = ["PARTITION", "Log"]
-
-PARTITION = "log"
-"""The name of the only partition of a log."""
-
-_FORMAT = 1
-_PIECE_BYTES = 64 << 20
-_BLOB_BYTES = 1_000_000_000
-_POLL_S = 0.02
-_BUSY_S = 60.0
-
-# `last_byte` counts all bytes ever appended, so that retention by size needs no sum. The data stand last: a
-# look at the other columns does not touch them.
-_TABLES = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batches (
-    first INTEGER PRIMARY KEY,
-    num_rows INTEGER NOT NULL,
-    time REAL NOT NULL,
-    last_byte INTEGER NOT NULL,
-    checksum INTEGER NOT NULL,
-    data BLOB NOT NULL
-);
-"""
+__all__ = ["PARTITION", "Answered", "Appended", "Log"]
 
 
 class Log:
@@ -83,14 +62,16 @@ class Log:
 
     The file has a table `batches` (first, num_rows, time, last_byte, checksum, data): offset of the first
     row, number of rows, seconds since 1970, bytes appended so far, CRC-32 of the data, and one batch as an
-    Arrow IPC stream. Space of dropped batches is used again; the file does not shrink.
+    Arrow IPC stream. Tables `writers` (the newest append of each) and `appends` (those before it) say which
+    sequence numbers went where, and `asked` and `answers` who wants to hear what the model made of its rows.
+    Space of dropped batches is used again; the file does not shrink.
 
     Examples
     --------
     >>> import tempfile, threading
     >>> log = Log(tempfile.mkdtemp() + "/clicks.db", follow=False)
     >>> log.append(pa.record_batch({"user": [7, 8]}))
-    2
+    Appended(first=0, end=2)
     >>> [chunk.batch.num_rows for chunk in log.read({"log": 1}, max_rows=100, stop=threading.Event())]
     [1]
     """
@@ -130,10 +111,9 @@ class Log:
         self.clock = clock
         self._columns: tuple[str, ...] | None = None
         self._appended = threading.Condition()
-        self._writing = threading.Lock()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = self._open()
-        self._prepare()
+        self._file = LogFile(self.path)
+        self._appender = Appender(self._file, self._drop_old)
+        self._answers = Answers(self._file)
 
     @property
     def live(self) -> bool:
@@ -143,27 +123,41 @@ class Log:
     @property
     def first(self) -> int:
         """The offset of the oldest row that is there; `end` if there is none."""
-        with self._transaction("BEGIN") as connection:
-            return _first(connection)
+        with self._file.look() as connection:
+            return first_row(connection)
 
     @property
     def end(self) -> int:
         """The offset after the newest row."""
-        with self._transaction("BEGIN") as connection:
-            return _fact(connection, "end")
+        with self._file.look() as connection:
+            return fact(connection, "end")
 
-    def append(self, rows: pa.RecordBatch | pa.Table | list[dict[str, Any]]) -> int:
-        """Append rows; they are durable when this returns.
+    def append(
+        self,
+        rows: pa.RecordBatch | pa.Table | list[dict[str, Any]],
+        *,
+        writer: str = "",
+        sequence: int | None = None,
+        answer: bool = False,
+    ) -> Appended:
+        """Append rows; they are durable when this returns, and with a sequence number there exactly once.
 
         Parameters
         ----------
         rows : pyarrow.RecordBatch, pyarrow.Table, or list of dict
             Dicts are rows, by column name.
+        writer : str, optional
+            Who appends: a name of its own for everyone who counts sequence numbers.
+        sequence : int, optional
+            Number of this append. A writer's numbers grow, with or without gaps; repeating one, with the same
+            rows in the same batches, appends nothing and returns what was returned the first time.
+        answer : bool
+            Whether `answers` will be asked for these rows.
 
         Returns
         -------
-        int
-            The offset after the last of them.
+        Appended
+            Offsets of the first of them, and after the last.
 
         Raises
         ------
@@ -171,10 +165,15 @@ class Log:
             If the rows cannot be written, for instance because the disk is full; then none of them is there.
         ColumnError
             If a row is larger than SQLite can hold, or an array is not valid.
+        RequestError
+            If the number was used for other rows, or is lower than the writer's newest and not known (any
+            more): the numbers before the newest are forgotten with their rows, by retention.
 
         Notes
         -----
-        Costs one sync of the disk, so append many rows at once. Batches over 64 MiB are stored in pieces.
+        Costs one sync of the disk, so append many rows at once; appends that other threads of this process
+        wait for at the same time share it. Batches over 64 MiB are stored in pieces. That a number was used
+        is known across threads, processes, restarts and crashes: it is written with the rows.
         """
         if isinstance(rows, list):
             rows = pa.RecordBatch.from_pylist(rows)
@@ -182,30 +181,57 @@ class Log:
             raise ColumnError(
                 f"a log takes record batches, tables and lists of dicts, got {type(rows).__name__}"
             )
-        pieces = [(piece.num_rows, _encode(piece)) for piece in _pieces(rows)]
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            end = _fact(connection, "end")
-            last_byte = _fact(connection, "last_byte")
-            for num_rows, data in pieces:
-                last_byte += len(data)
-                connection.execute(
-                    "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)",
-                    (end, num_rows, self.clock.time(), last_byte, zlib.crc32(data), data),
-                )
-                end += num_rows
-            facts = (("end", end), ("last_byte", last_byte))
-            connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts)
-            self._drop_old(connection)
+        made = self._appender.append(Append(rows, writer, sequence, answer, self.clock.time()))
         with self._appended:
             self._appended.notify_all()
-        return end
+        return made
+
+    def asked(self, first: int, end: int) -> list[tuple[int, int]]:
+        """Return the ranges among rows `first` to `end` whose writers wait for an answer, in order."""
+        return self._answers.asked(first, end)
+
+    def answer(self, learned: Learned) -> None:
+        """Store what the model made of a batch, for those of its rows whose writers asked.
+
+        Notes
+        -----
+        The first answer to a row stays: a trainer that goes on from a checkpoint and learns the row again
+        does not change it. Nothing but one query is done if nobody asked. Answers go with their rows when
+        retention drops them.
+        """
+        self._answers.write(learned)
+
+    def answers(
+        self, first: int, end: int, *, timeout_s: float | None = None, stop: threading.Event | None = None
+    ) -> Answered:
+        """Return what the model made of rows before it learned them, once all of them are learned.
+
+        Parameters
+        ----------
+        first, end : int
+            Offsets, as `append` returned them for rows appended with `answer`.
+        timeout_s : float, optional
+            How long to wait; without it, as long as it takes.
+        stop : threading.Event, optional
+            Ends the wait.
+
+        Raises
+        ------
+        DeadlineError
+            If the rows were not learned within `timeout_s`.
+        UnavailableError
+            If `stop` was set before.
+        RequestError
+            If there are no such rows, or retention has dropped them.
+        """
+        return self._answers.wait(first, end, timeout_s, stop)
 
     def trim(self) -> int:
         """Drop what retention no longer keeps, as every append does; return how many rows that were."""
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            before = _first(connection)
+        with self._file.write() as connection:
+            before = first_row(connection)
             self._drop_old(connection)
-            return _first(connection) - before
+            return first_row(connection) - before
 
     def select(self, names: Iterable[str]) -> Log:
         """Return the same log, decoding only these columns when it is read."""
@@ -213,6 +239,12 @@ class Log:
         chosen = dict.fromkeys(names)
         selected._columns = tuple(n for n in chosen if self._columns is None or n in self._columns)
         return selected
+
+    def replay(self, *, follow: bool) -> Log:
+        """Return the same log, read without a pace, and waiting for more at the end or not."""
+        replayed = copy.copy(self)
+        replayed.follow, replayed.rate = follow, None
+        return replayed
 
     def read(self, positions: Positions, *, max_rows: int, stop: threading.Event) -> Iterator[Chunk]:
         """Yield chunks of at most `max_rows` rows, from `positions` on, until the end or until `stop` is set.
@@ -227,13 +259,13 @@ class Log:
 
     def behind(self, positions: Positions) -> tuple[int, str]:
         """Return how many rows lie after `positions`."""
-        with self._transaction("BEGIN") as connection:
-            at = max(positions.get(PARTITION, 0), _first(connection))
-            return max(0, _fact(connection, "end") - at), "rows"
+        with self._file.look() as connection:
+            at = max(positions.get(PARTITION, 0), first_row(connection))
+            return max(0, fact(connection, "end") - at), "rows"
 
     def schema(self) -> pa.Schema:
         """Return the columns of the newest batch; none if the log is empty."""
-        with self._transaction("BEGIN") as connection:
+        with self._file.look() as connection:
             row = connection.execute("SELECT data FROM batches ORDER BY first DESC LIMIT 1").fetchone()
         if row is None:
             return NO_COLUMNS
@@ -244,8 +276,7 @@ class Log:
 
     def close(self) -> None:
         """Close the file. Iterators of `read` keep their own hold of it."""
-        with self._writing:
-            self._connection.close()
+        self._file.close()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -259,9 +290,9 @@ class Log:
 
     def _read(self, position: int, max_rows: int, stop: threading.Event) -> Iterator[Chunk]:
         """Read batch by batch."""
-        with closing(self._open()) as connection:
+        with closing(self._file.open()) as connection:
             while not stop.is_set():
-                version = _version(connection)
+                version = data_version(connection)
                 stored = self._load(connection, position)
                 if stored is None:
                     if not self.follow:
@@ -305,10 +336,10 @@ class Log:
                 "AND first + num_rows > ?1 ORDER BY first LIMIT 1",
                 (position,),
             ).fetchone()
-            end = _fact(connection, "end")
+            end = fact(connection, "end")
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise self._failed(error) from error
+            raise self._file.failed(error) from error
         if position > end:
             raise StreamError(
                 f"log {str(self.path)!r} is shorter than its position: it ends at row {end}, "
@@ -332,8 +363,8 @@ class Log:
     def _wait(self, connection: sqlite3.Connection, version: int, stop: threading.Event) -> None:
         """Return when something was committed since `version`, or when `stop` is set."""
         with self._appended:
-            while not stop.is_set() and _version(connection) == version:
-                self._appended.wait(_POLL_S)
+            while not stop.is_set() and data_version(connection) == version:
+                self._appended.wait(POLL_S)
 
     def _decode(self, data: bytes) -> pa.RecordBatch:
         """Return a stored batch, with the wanted columns that it has."""
@@ -353,116 +384,10 @@ class Log:
     def _drop_old(self, connection: sqlite3.Connection) -> None:
         """Drop batches from the oldest on, as retention says."""
         if self.retention_rows is not None:
-            keep = _fact(connection, "end") - self.retention_rows
-            self._drop_before(connection, "first + num_rows > ?", keep)
+            keep = fact(connection, "end") - self.retention_rows
+            self._file.drop_before(connection, "first + num_rows > ?", keep)
         if self.retention_bytes is not None:
-            keep = _fact(connection, "last_byte") - self.retention_bytes
-            self._drop_before(connection, "last_byte > ?", keep)
+            keep = fact(connection, "last_byte") - self.retention_bytes
+            self._file.drop_before(connection, "last_byte > ?", keep)
         if self.retention_s is not None:
-            self._drop_before(connection, "time > ?", self.clock.time() - self.retention_s)
-
-    def _drop_before(self, connection: sqlite3.Connection, kept: str, value: float) -> None:
-        """Drop the batches before the first that is kept: a gap in the middle never appears."""
-        first = f"(SELECT first FROM batches WHERE {kept} ORDER BY first LIMIT 1)"
-        end = "(SELECT value FROM facts WHERE name = 'end')"
-        connection.execute(f"DELETE FROM batches WHERE first < coalesce({first}, {end})", (value,))
-
-    @contextmanager
-    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        """Run statements whole or not at all."""
-        with self._writing:
-            try:
-                self._connection.execute(begin)
-                try:
-                    yield self._connection
-                    self._connection.execute("COMMIT")
-                finally:
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-            except sqlite3.Error as error:
-                raise self._failed(error) from error
-
-    def _open(self) -> sqlite3.Connection:
-        """Open a connection that any thread may use, one at a time."""
-        try:
-            connection = sqlite3.connect(
-                self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            _use_wal(connection)
-            connection.execute("PRAGMA synchronous = FULL")
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
-        return connection
-
-    def _prepare(self) -> None:
-        """Make the tables of a new log; check the format of an old one."""
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            for statement in _TABLES.split(";")[:-1]:
-                connection.execute(statement)
-            connection.execute("INSERT OR IGNORE INTO facts VALUES ('format', ?)", (_FORMAT,))
-            found = _fact(connection, "format")
-        if found != _FORMAT:
-            raise StreamError(f"log {str(self.path)!r} has format {found}; this version reads {_FORMAT}")
-
-    def _failed(self, error: sqlite3.Error) -> StreamError:
-        """Say that SQLite cannot do what it should."""
-        return StreamError(f"log {str(self.path)!r}: {error}")
-
-
-def _fact(connection: sqlite3.Connection, name: str) -> int:
-    """Return a number that the log keeps; 0 if it was not written yet."""
-    row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-    return int(row[0]) if row else 0
-
-
-def _first(connection: sqlite3.Connection) -> int:
-    """Return the offset of the oldest row."""
-    row = connection.execute("SELECT min(first) FROM batches").fetchone()
-    return _fact(connection, "end") if row[0] is None else int(row[0])
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    """Return a number that changes whenever another connection commits."""
-    return int(connection.execute("PRAGMA data_version").fetchone()[0])
-
-
-def _encode(batch: pa.RecordBatch) -> bytes:
-    """Return a batch as an Arrow IPC stream."""
-    try:
-        # What is not valid must not get into the log: it would come back as a crash of each reader.
-        batch.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise ColumnError(f"the batch to append is not valid: {error}") from error
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
-    data = sink.getvalue()
-    if data.size > _BLOB_BYTES:
-        raise ColumnError(f"a row to append takes {data.size} bytes; the log holds {_BLOB_BYTES} at most")
-    return bytes(memoryview(data))
-
-
-def _pieces(rows: pa.RecordBatch | pa.Table) -> Iterator[pa.RecordBatch]:
-    """Yield the rows as batches of at most about `_PIECE_BYTES`."""
-    batches = rows.to_batches() if isinstance(rows, pa.Table) else [rows]
-    for batch in batches:
-        count = max(1, -(-batch.nbytes // _PIECE_BYTES))
-        step = max(1, -(-batch.num_rows // count))
-        for first in range(0, batch.num_rows, step):
-            yield batch.slice(first, step)
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Set WAL mode, which stays with the file.
-
-    While others open the same new file, SQLite says at once that it is locked, whatever the time to wait.
-    """
-    deadline = time.monotonic() + _BUSY_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(_POLL_S)
+            self._file.drop_before(connection, "time > ?", self.clock.time() - self.retention_s)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from onstream.checkpoints import CheckpointLog, CheckpointWriter, LocalStore, Manifest, Snapshot
-from onstream.contracts import Batch, Learner, Positions, Predictions, State, Stream
+from onstream.contracts import Answering, Batch, Learned, Learner, Positions, Predictions, State, Stream
 from onstream.errors import CheckpointError
 from onstream.evaluate import Meter, Report, Sink
 from onstream.features import Features
@@ -215,6 +215,7 @@ class Trainer:
 
     def _learn(self, batch: Batch, letters: DeadLetters) -> None:
         counts = self._counts
+        outcome = None
         if batch.num_rows:
             counts.event_time = max(counts.event_time, batch.now)
             rows = self.tables.pull(batch.keys, now=counts.event_time)
@@ -231,6 +232,9 @@ class Trainer:
         counts.examples += batch.num_rows
         counts.batches += 1
         counts.rejected += len(batch.rejects)
+        if isinstance(self.stream, Answering):
+            labels = self.features.layout.labels
+            self.stream.answer(Learned(dict(self.positions), batch, outcome, labels, counts.examples))
         self.positions.update(batch.positions)
         self._features_state = batch.state
         if batch.rejects:
@@ -248,9 +252,12 @@ class Trainer:
     def _snapshot(self, letters: DeadLetters) -> Snapshot:
         replace, self._replace = self._replace, set()
         self._kept_batches = self._counts.batches
+        exported = self.learner.export()
         return Snapshot(
             tables=self.tables.cut(),
             states={
+                # For those who serve; going on does not need it.
+                **({} if exported is None else {"network": exported}),
                 "learner": self.learner.state(),
                 "tables": self.tables.state(),
                 "features": self._features_state,
@@ -261,7 +268,13 @@ class Trainer:
                 "trainer": State(facts=asdict(self._counts)),
             },
             positions=dict(self.positions),
-            facts={**self._facts, "metrics": self._report.flat(), **asdict(self._counts)},
+            facts={
+                **self._facts,
+                "metrics": self._report.flat(),
+                **asdict(self._counts),
+                # When it was cut, in seconds since 1970: what is served is as old as this.
+                "time": time.time(),
+            },
             table_facts=self.tables.describe(),
             replace=replace,
         )
