@@ -69,3 +69,32 @@ def test_a_file_that_is_no_state_is_damage_even_under_a_fresh_checksum(tmp_path:
     store = LocalStore(tmp_path)
     with pytest.raises(DamagedError, match="'s'"):
         read_state(store, put(store, "s", [data]))
+
+
+@given(
+    st.lists(st.sampled_from(["a/x", "a/y", "b/x", "a", "c"]), unique=True),
+    st.sampled_from(["a/", "b/", "d", "a"]),
+)
+def test_a_part_of_a_state_is_its_arrays_of_that_prefix_and_its_facts(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], prefix: str
+) -> None:
+    store = LocalStore(tmp_path_factory.getbasetemp() / "parts")
+    arrays = {name: np.arange(i * 3, dtype=np.float64).reshape(i, 3) for i, name in enumerate(names)}
+    entry = put(store, "s", [state_bytes("s", State(arrays, {"n": 1}))])
+    part = read_state(store, entry, prefix=prefix)
+    assert part.facts == {"n": 1}
+    assert sorted(part.arrays) == sorted(name for name in names if name.startswith(prefix))
+    for name, array in part.arrays.items():
+        np.testing.assert_array_equal(array, arrays[name])
+        assert array.flags.writeable
+
+
+def test_a_part_of_a_state_in_a_version_is_checked_as_the_whole(tmp_path: Path) -> None:
+    with CheckpointLog(LocalStore(tmp_path)) as log:
+        state = State({"network/w": np.ones(3), "optimizer/w": np.zeros(3)})
+        manifest = log.commit(Snapshot(states={"learner": state}))
+        assert list(log.states(manifest, "learner", prefix="network/").arrays) == ["network/w"]
+        file = tmp_path / manifest.states["learner"].name
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+        with pytest.raises(DamagedError, match="learner"):
+            log.states(manifest, "learner", prefix="network/")

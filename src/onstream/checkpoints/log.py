@@ -458,8 +458,15 @@ class CheckpointLog:
         ]
         return (segment.partition(p) for segment in opened for p in range(chain.shape.partitions))
 
-    def states(self, manifest: Manifest, name: str) -> State:
+    def states(self, manifest: Manifest, name: str, *, prefix: str = "") -> State:
         """Return a state of a version, checked.
+
+        Parameters
+        ----------
+        manifest : Manifest
+        name : str
+        prefix : str
+            Return the arrays alone whose names begin with this, and all facts. Other arrays take no memory.
 
         Raises
         ------
@@ -472,7 +479,7 @@ class CheckpointLog:
             raise CheckpointError(
                 f"version {manifest.version} has no state {name!r}; it has {sorted(manifest.states)}"
             )
-        return read_state(self.store, manifest.states[name])
+        return read_state(self.store, manifest.states[name], prefix=prefix)
 
     def verify(self, version: int | None = None) -> list[str]:
         """Check every byte of a version, or of all, and return what is wrong, a sentence for each problem."""

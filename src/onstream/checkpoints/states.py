@@ -40,22 +40,43 @@ def state_bytes(name: str, state: State) -> bytes:
         ) from error
 
 
-def read_state(store: Store, entry: StoredFile) -> State:
+def read_state(store: Store, entry: StoredFile, *, prefix: str = "") -> State:
     """Return the state of a file that `state_bytes` gave. Arrays own their memory and are writable.
+
+    Parameters
+    ----------
+    store : Store
+    entry : StoredFile
+    prefix : str
+        Return the arrays alone whose names begin with this, and all facts. Every byte is checked all the same.
 
     Raises
     ------
     DamagedError
         If the file is missing, changed or no state.
     """
-    data = load(store, entry).to_pybytes()
+    data = memoryview(load(store, entry))
     try:
-        arrays = safetensors.numpy.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        begin = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(bytes(data[8:begin]))
         facts = json.loads(header[_RESERVED][_FACTS])
+        arrays = safetensors.numpy.load(_part(header, data[begin:], prefix) if prefix else bytes(data))
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"checkpoint file {entry.name!r} cannot be read as a state: {error}") from error
     return State({key: a if a.flags.writeable else a.copy() for key, a in arrays.items()}, facts)
+
+
+def _part(header: dict[str, Any], data: memoryview, prefix: str) -> bytes:
+    """Return the arrays whose names begin with `prefix` as a safetensors file of their own."""
+    chosen, parts, at = {}, [], 0
+    for name, entry in header.items():
+        if name.startswith(prefix) and name != _RESERVED:
+            begin, end = entry["data_offsets"]
+            chosen[name] = {**entry, "data_offsets": [at, at + end - begin]}
+            parts.append(data[begin:end])
+            at += end - begin
+    head = json.dumps(chosen).encode()
+    return b"".join([len(head).to_bytes(8, "little"), head, *parts])
 
 
 def _plain(value: Any) -> Any:
