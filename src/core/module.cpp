@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include "hash.h"
 #include "table.h"
@@ -252,6 +253,43 @@ void check_rows(const char* what, size_t rows, size_t width, size_t n, size_t di
     }
 }
 
+// Hashes columns of a record batch into columns of `out`. True if all of it was done; a column of another
+// type or with a fault ends the work, since who looks for faults goes column by column.
+bool hash_batch(nb::object batch, In<int32_t> columns, In<uint64_t> salts, In<int32_t> places,
+                nb::ndarray<uint64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> out, size_t max_bytes) {
+    nb::tuple capsules = nb::cast<nb::tuple>(batch.attr("__arrow_c_array__")());
+    auto* schema = static_cast<ArrowSchema*>(PyCapsule_GetPointer(capsules[0].ptr(), "arrow_schema"));
+    auto* array = static_cast<ArrowArray*>(PyCapsule_GetPointer(capsules[1].ptr(), "arrow_array"));
+    if (schema == nullptr || array == nullptr) throw nb::python_error();
+    const size_t rows = static_cast<size_t>(array->length);
+    const size_t n = columns.shape(0);
+    const size_t width = out.shape(1);
+    check_rows("out", out.shape(0), width, rows, width);
+    check_rows("salts", salts.shape(0), 1, n, 1);
+    check_rows("places", places.shape(0), 1, n, 1);
+    for (size_t i = 0; i < n; ++i) {
+        const auto column = static_cast<size_t>(columns.data()[i]);
+        const auto place = static_cast<size_t>(places.data()[i]);
+        if (column >= static_cast<size_t>(array->n_children) || place >= width)
+            raise("ShapeError", "there is no column " + std::to_string(std::max(column, place)));
+    }
+    // A record batch that is a slice has its offset in its children; a struct array may have its own.
+    if (array->offset != 0) return false;
+    std::vector<uint8_t> faults(rows);
+    nb::gil_scoped_release release;
+    bool any_fault = false;
+    std::string why;
+    for (size_t i = 0; i < n; ++i) {
+        const int32_t at = columns.data()[i];
+        const KeyOutput to{out.data() + places.data()[i], static_cast<ptrdiff_t>(width), faults.data()};
+        if (!hash_column(*schema->children[at], *array->children[at], salts.data()[i], max_bytes, to,
+                         any_fault, why) ||
+            any_fault)
+            return false;
+    }
+    return true;
+}
+
 nb::tuple cut(Table& table, bool candidates, bool all) {
     Cut changed;
     {
@@ -314,6 +352,8 @@ NB_MODULE(core, m) {
     m.def("hash_value", &hash_python, "value"_a.none(), "salt"_a);
     m.def("hash_column", &hash_arrow, "column"_a, "salt"_a, "out"_a, "max_bytes"_a = 65536);
 
+    m.def("hash_batch", &hash_batch, "batch"_a, "columns"_a, "salts"_a, "places"_a, "out"_a,
+          "max_bytes"_a = 65536);
     m.def("split_text", &split, "text"_a, "begin"_a, "end"_a, "delimiter"_a, "rows"_a, "num_columns"_a,
           "columns"_a);
 

@@ -28,6 +28,7 @@ from onstream.features.declarations import (
     Weight,
 )
 from onstream.features.description import KINDS, declare, declare_policy, describe, describe_policy
+from onstream.features.id_block import IdBlock
 from onstream.features.layout import lay_out, row_owner
 from onstream.features.moments import Moments
 from onstream.features.slots import (
@@ -167,6 +168,8 @@ class Features:
         self._exact_columns = np.array([field_of[f.name].column for f in standardized], np.intp)
         exact_index = {f.name: i for i, f in enumerate(standardized)}
         self._slots = [_slot(d, field_of, exact_index) for d in self._declarations]
+        self._id_block = IdBlock([slot for slot in self._slots if isinstance(slot, IdSlot)])
+        self._other_slots = [slot for slot in self._slots if not isinstance(slot, IdSlot)]
         self._num_numbers = sum(field.kind == "number" for field in fields)
         self._num_ids = {table.name: len(self.layout.ids(table.name)) for table in tables}
         self._null_groups = {name: hash_value(None, salt(name)) for name in self.groups}
@@ -339,7 +342,8 @@ class Features:
     ) -> Iterator[_Finding]:
         """Read every column of one record batch; stop at one that rejects all of its rows."""
         schema = batch.schema
-        for slot in self._slots:
+        slots = self._other_slots if self._id_block.fill(batch, rows, draft) else self._slots
+        for slot in slots:
             at = schema.get_field_index(slot.column)
             needed = strict or slot.asked
             if at < 0:

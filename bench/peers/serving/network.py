@@ -1,0 +1,43 @@
+"""The DeepFM of the benchmark with its embeddings in PyTorch, as a model server of its own framework would hold it."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from torch import nn
+
+COLUMNS = 39
+DIM = 16
+ROWS = 1_000_000
+
+
+class DeepFM(nn.Module):
+    """Guo et al. 2017, without first-order weights; ids are numbered from 0 beforehand."""
+
+    def __init__(self, hidden: tuple[int, ...] = (400, 400)) -> None:
+        super().__init__()
+        self.table = nn.Embedding(ROWS, DIM)
+        nn.init.normal_(self.table.weight, std=0.01)
+        widths = (COLUMNS * DIM, *hidden)
+        layers = [[nn.Linear(a, b), nn.ReLU()] for a, b in itertools.pairwise(widths)]
+        self.deep = nn.Sequential(*itertools.chain(*layers), nn.Linear(widths[-1], 1))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return probabilities (rows,) for ids (rows, columns)."""
+        rows = self.table(ids)
+        pairs = 0.5 * (rows.sum(1).square() - rows.square().sum(1)).sum(1)
+        return torch.sigmoid(pairs + self.deep(rows.flatten(1)).squeeze(1))
+
+
+class Predictor:
+    """The network in bfloat16 where that is safe, as onstream runs it here."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self._network = DeepFM().eval()
+
+    def __call__(self, ids: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            return self._network(torch.from_numpy(ids)).float().numpy()
