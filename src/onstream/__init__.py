@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onstream.client import Client
     from onstream.features import EventTime, Group, Id, IdList, Label, Number, Tensor, Weight
     from onstream.job import Job, load_job
     from onstream.learners import Inputs, Torch
@@ -30,6 +31,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "Chance",
+    "Client",
     "Constant",
     "EventPace",
     "EventTime",
@@ -57,7 +59,7 @@ __all__ = [
 
 # Public names are looked up when they are first used: a command that only reads a directory of checkpoints then
 # does not wait for PyTorch.
-_ROOMS = ("features", "tables", "streams", "learners", "job")
+_ROOMS = ("features", "tables", "streams", "client", "learners", "job")
 
 
 def __getattr__(name: str) -> Any:
