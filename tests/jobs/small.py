@@ -49,7 +49,7 @@ def write_clicks(path: Path, rows: int = 6_000, seed: int = 0) -> Path:
     return path
 
 
-def small_job(source, directory, *, extra=(), expires=True, **options) -> Job:
+def small_job(source, directory, *, extra=(), expires=True, servable=False, **options) -> Job:
     features = [
         Id("user", dim=4, admission=SeenTimes(2), expiry=Expire("3d") if expires else None),
         Id("item", dim=4),
@@ -60,7 +60,7 @@ def small_job(source, directory, *, extra=(), expires=True, **options) -> Job:
         *extra,
     ]
     settings = {"batch_size": 64, "optimizer": Adagrad(lr=0.1), "window": 2_000, "checkpoint_every_s": 0.001}
-    return Job(Files(source), features, Torch(Net), directory, **settings | options)
+    return Job(Files(source), features, Torch(Net, servable=servable), directory, **settings | options)
 
 
 def write_job(path: Path, source: Path, directory: Path, **options) -> Path:

@@ -19,6 +19,7 @@ OPTIONS = {
     "adam": {"optimizer": Adam(lr=0.01)},
     "without expiry": {"expires": False},
     "checkpoints far apart": {"checkpoint_every_s": 1e9},
+    "servable": {"servable": True},
 }
 
 
@@ -39,6 +40,12 @@ def test_a_job_stopped_three_times_ends_with_the_same_bits(source, tmp_path, opt
     assert not end.summary.stopped
     assert end.summary.progress.examples == ROWS - end.summary.progress.rejected
     assert differences(model(tmp_path / "whole"), model(tmp_path / "stopped")) == []
+
+
+def test_exporting_the_network_changes_no_bit_of_what_is_learned(source, tmp_path):
+    run(small_job(source, tmp_path / "plain"))
+    run(small_job(source, tmp_path / "servable", servable=True))
+    assert differences(model(tmp_path / "plain"), model(tmp_path / "servable")) == ["state/network"]
 
 
 class FakeShortRead(Files):

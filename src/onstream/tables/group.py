@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import numpy as np
 from onstream.contracts import Delta, Keys, Rows, State, TableSpec
 from onstream.errors import CheckpointError
 from onstream.tables.optimizers import Adagrad
-from onstream.tables.policies import Uniform
+from onstream.tables.policies import Expire, Uniform
 from onstream.tables.table import Table
 
 __all__ = ["TableGroup"]
@@ -27,12 +30,24 @@ class TableGroup:
     specs : sequence of TableSpec
     seed : int
     threads : int, optional
+    learn : bool
+        Without it, the tables are only read: rows are loaded without what their optimizer remembers, and policies
+        need no more than their description.
     """
 
-    def __init__(self, specs: Sequence[TableSpec], *, seed: int = 0, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        specs: Sequence[TableSpec],
+        *,
+        seed: int = 0,
+        threads: int | None = None,
+        learn: bool = True,
+    ) -> None:
         self._specs = {spec.name: spec for spec in specs}
-        self._tables = {spec.name: _make(spec, seed, threads) for spec in specs}
-        self._rows: dict[str, Rows] = {}
+        self._make = partial(_make if learn else _make_read_only, seed=seed, threads=threads)
+        self._tables = {spec.name: self._make(spec) for spec in specs}
+        self._learn = learn
+        self._rows = _Rooms()
 
     def __getitem__(self, name: str) -> Table:
         """Return one table."""
@@ -51,7 +66,7 @@ class TableGroup:
         return {name: len(table) for name, table in self._tables.items()}
 
     def pull(self, keys: Mapping[str, Keys], *, now: int, learn: bool = True) -> dict[str, Rows]:
-        """Return the rows of a batch's keys; the arrays are valid until the next pull.
+        """Return the rows of a batch's keys; the arrays are valid until the next pull of the same thread.
 
         Notes
         -----
@@ -59,11 +74,12 @@ class TableGroup:
         look-ups.
         """
         pulled = {}
+        rooms = self._rows.by_name
         for name, table in self._tables.items():
             n = len(keys[name])
-            room = self._rows.get(name)
+            room = rooms.get(name)
             if room is None or len(room) < n:
-                room = self._rows[name] = np.empty((n, table.dim), np.float32)
+                room = rooms[name] = np.empty((n, table.dim), np.float32)
             pulled[name] = table.pull(keys[name], now=now, learn=learn, out=room[:n])
         return pulled
 
@@ -136,8 +152,14 @@ class TableGroup:
         for delta in deltas:
             if chain.endswith(_CANDIDATES):
                 self._tables[chain.removesuffix(_CANDIDATES)].load_candidates(delta)
-            else:
+            elif self._learn:
                 self._tables[chain].load(delta)
+            else:
+                self._tables[chain].load(replace(delta, state=delta.state[:, :0]))
+
+    def clear(self, name: str) -> None:
+        """Begin a table anew, without rows."""
+        self._tables[name] = self._make(self._specs[name])
 
     def adopt(self, chain: str, deltas: Iterable[Delta]) -> None:
         """Put in rows of a chain of another name; they belong to the next cut.
@@ -152,7 +174,7 @@ class TableGroup:
             return
         # Deletions of a chain are about its own rows alone, so they are applied before it meets others.
         table = self._tables[name]
-        alone = _make(self._specs[name], 0, None)
+        alone = _make(self._specs[name], seed=0, threads=None)
         for delta in deltas:
             alone.load(delta)
         table.load(alone.rows(), touched=True, newer_only=True)
@@ -178,7 +200,14 @@ class TableGroup:
                 table.load_state(State(arrays))
 
 
-def _make(spec: TableSpec, seed: int, threads: int | None) -> Table:
+class _Rooms(threading.local):
+    """Memory for the rows of one batch, by table; every thread has its own."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Rows] = {}
+
+
+def _make(spec: TableSpec, *, seed: int, threads: int | None) -> Table:
     policy: dict[str, Any] = {key: value for key, value in spec.policy.items() if value is not None}
     return Table(
         spec.dim,
@@ -189,6 +218,16 @@ def _make(spec: TableSpec, seed: int, threads: int | None) -> Table:
         seed=seed,
         threads=threads,
     )
+
+
+def _make_read_only(spec: TableSpec, *, seed: int, threads: int | None) -> Table:
+    expiry = spec.policy.get("expiry")
+    policy: dict[str, Any] = {
+        "optimizer": None,
+        "initial": spec.policy.get("initial") or Uniform(),
+        "expiry": Expire(expiry.describe()["ttl_s"]) if expiry else None,
+    }
+    return Table(spec.dim, **policy, seed=seed, threads=threads)
 
 
 def _waits(spec: TableSpec) -> bool:
