@@ -24,6 +24,9 @@ INTEGERS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
 COLUMNS = INTEGERS + CATEGORIES
 
+# Where what is made on first use is kept.
+FOLDER = Path(tempfile.gettempdir()) / "onstream-bench"
+
 FLIGHTS = Path(__file__).parents[1] / "data" / "flights.parquet"
 FLIGHT_IDS = (
     *("carrier", "flight", "tailnum", "origin", "dest", "route"),
@@ -154,7 +157,7 @@ def hexadecimal(values: npt.NDArray[np.uint64]) -> pa.Array:
 
 def cached(name: str, write: Callable[[Path], None]) -> Path:
     """Return the file called `name` in a temporary folder; `write` makes it if it is missing."""
-    path = Path(tempfile.gettempdir()) / "onstream-bench" / name
+    path = FOLDER / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{name}.{os.getpid()}")
