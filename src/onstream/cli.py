@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,13 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from onstream.checkpoints import CheckpointLog, LocalStore, Manifest
+from onstream.cli_serving import serve
 from onstream.errors import JobError, OnstreamError
 from onstream.features import guess, render
 from onstream.job import load_job
 from onstream.streams import Files
 from onstream.templates import TEMPLATES, job_text, write_sample
 from onstream.terminal import size_text, watching
-from onstream.trainer import Settings
+from onstream.trainer import Settings, read_pause
+from onstream.trainer import resume as resume_job
 
 __all__ = ["app", "run"]
 
@@ -38,6 +41,7 @@ app.add_typer(checkpoints, name="checkpoints")
 JobFile = Annotated[Path, typer.Argument(help="The job file.", show_default=False)]
 Directory = Annotated[Path, typer.Argument(help="The model directory.", show_default=False)]
 Which = Annotated[str | None, typer.Argument(help="A version or tag; the newest by default.")]
+TagName = Annotated[str, typer.Option("--tag", metavar="NAME", help="The tag that servers follow.")]
 Changes = Annotated[
     list[str] | None,
     typer.Option(
@@ -137,6 +141,39 @@ def train(
         raise typer.Exit(130)
 
 
+@app.command()
+def rollback(
+    directory: Directory,
+    tag: TagName = "production",
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="WHICH", help="A version or another tag; by default where the tag was before."),
+    ] = None,
+) -> None:
+    """Serve an older version again, at once, while training goes on. The tag is held there until `release`."""
+    log = _log(directory)
+    found = log.roll_back_tag(tag, to)
+    say(
+        f"{tag} is version {found.version} and held there; `onstream release {directory} --tag {tag}` lets it "
+        f"follow training again"
+    )
+
+
+@app.command()
+def release(directory: Directory, tag: TagName = "production") -> None:
+    """Let a tag that was rolled back or set by hand follow training again."""
+    found = _log(directory).release(tag)
+    say(f"{tag} is version {found.version} until the job publishes the next")
+
+
+@app.command()
+def resume(directory: Directory) -> None:
+    """Let a job that its guard has paused go on learning."""
+    _log(directory)
+    pause = resume_job(directory)
+    say(f"going on after {pause.examples:,} examples; it was paused, for: {pause.reason}")
+
+
 @checkpoints.command("list")
 def list_checkpoints(directory: Directory) -> None:
     """List the versions, oldest first, with their tags."""
@@ -155,6 +192,8 @@ def list_checkpoints(directory: Directory) -> None:
             continue
         table.add_row(str(version), _examples(manifest), *_sizes(manifest), " ".join(tags.get(version, [])))
     out.print(table)
+    if (pause := read_pause(directory)) is not None:
+        say(f"paused: {pause.reason}")
 
 
 @checkpoints.command("show")
@@ -173,6 +212,22 @@ def show_checkpoint(directory: Directory, which: Which = None) -> None:
         say(f"state {name}: {file.name}  {size_text(file.size_bytes)}")
 
 
+@checkpoints.command("tags")
+def list_tags(directory: Directory) -> None:
+    """List the tags, and where each pointed before, newest first, with the times in UTC."""
+    log = _log(directory)
+    there = set(log.versions())
+    table = Table(box=None, padding=(0, 2))
+    for title in ("tag", "version", "since", "", ""):
+        table.add_column(title, justify="right" if title == "version" else "left")
+    for name, found in log.tag_details().items():
+        table.add_row(name, str(found.version), _time(found.since), "held" if found.held else "", "")
+        for move in found.before:
+            gone = "" if move.version in there else "gone"
+            table.add_row("", str(move.version), _time(move.since), "", gone)
+    out.print(table)
+
+
 @checkpoints.command()
 def tag(
     directory: Directory,
@@ -180,7 +235,7 @@ def tag(
     which: Which = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the tag away.")] = False,
 ) -> None:
-    """Point a tag to a version, which then stays. Moving it back is a rollback of what is served."""
+    """Point a tag to a version and hold it there; both stay until the tag is moved, released or removed."""
     log = _log(directory)
     if remove:
         log.untag(name)
@@ -191,9 +246,11 @@ def tag(
     say(f"{name} is version {version}")
 
 
-@checkpoints.command()
-def rollback(directory: Directory, which: Annotated[str, typer.Argument(help="A version or tag.")]) -> None:
-    """Make an older version the newest again: training goes on from there."""
+@checkpoints.command("rollback")
+def roll_back_training(
+    directory: Directory, which: Annotated[str, typer.Argument(help="A version or tag.")]
+) -> None:
+    """Make an older version the newest again, so that training goes on from there; stop the job first."""
     with _kept(directory) as log:
         version = log.resolve(which)
         manifest = log.rollback(version)
@@ -270,6 +327,10 @@ def _kept(directory: Path) -> CheckpointLog:
     manifest = _log(directory).newest()
     settings = manifest.facts.get("job", {}).get("settings", {}) if manifest else {}
     return CheckpointLog(LocalStore(directory), keep=settings.get("keep", Settings.keep), report=say)
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _examples(manifest: Manifest) -> str:

@@ -24,7 +24,7 @@ from onstream.evaluate import Prometheus, Sink, TensorBoard
 from onstream.features import Declaration, Features
 from onstream.streams import Ahead
 from onstream.tables import Adagrad, Chance, Constant, Expire, Normal, RowOptimizer, SeenTimes, Uniform
-from onstream.trainer import Observer, Settings, Summary, Trainer
+from onstream.trainer import Gate, Guard, Observer, Settings, Summary, Trainer
 
 __all__ = ["Check", "Job", "load_job"]
 
@@ -124,8 +124,10 @@ class Job(Settings):
             raise JobError(f"features must be a list of declarations, got {self.features!r}")
         for owner in (self, *self.features):
             _check_policies(owner)
-        # Whatever else is wrong with the features is told where the job is made.
-        self.encoder()
+        # Whatever else is wrong with the features, the gate or the guard is told where the job is made.
+        features = self.encoder()
+        Gate.of(self, features.layout, features.groups)
+        Guard.of(self, features.layout)
 
     def encoder(self) -> Features:
         """Return the features, resolved to their layout."""

@@ -105,6 +105,7 @@ class LiveView:
             Text.assemble("  ", (f"{name}  ", "dim"), (sparkline(curve), "green"), f"  {curve[-1]:.4f}")
             for name, curve in self._curves.items()
         ]
+        parts += _waits(progress)
         return Panel(Group(*parts), title=Text(self._title, "bold"), border_style="cyan", padding=(1, 2))
 
 
@@ -124,6 +125,12 @@ def line(progress: Progress) -> str:
         parts.append(f"rejected={progress.rejected}")
     if progress.dropped:
         parts.append(f"dropped_batches={progress.dropped}")
+    if progress.published is not None:
+        parts.append(f"{progress.published.tag}={progress.published.version or '-'}")
+        parts.append(f"publishing={progress.published.state}")
+    parts += [f"{name}={_number(value)}" for name, value in (progress.guard or {}).items()]
+    if progress.paused is not None:
+        parts.append(f'paused="{progress.paused}"')
     return " ".join(parts)
 
 
@@ -159,7 +166,20 @@ def _facts(progress: Progress, since_s: float) -> Table:
         grid.add_row(
             "event time", f"{datetime.fromtimestamp(progress.event_time, UTC):%Y-%m-%d %H:%M}", "", ""
         )
+    if progress.published is not None:
+        version = "none" if progress.published.version is None else f"{progress.published.version}"
+        grid.add_row(Text(progress.published.tag), version, "publishing", progress.published.state)
     return grid
+
+
+def _waits(progress: Progress) -> list[RenderableType]:
+    """Return what keeps the job from learning or publishing, a line each."""
+    lines = []
+    if progress.paused is not None:
+        lines.append(Text(f"PAUSED: {progress.paused}", "bold red"))
+    if progress.published is not None and progress.published.reason:
+        lines.append(Text(f"not published: {progress.published.reason}", "yellow"))
+    return [Text(), *lines] if lines else []
 
 
 def _quality(name: str, label: LabelReport) -> Table:

@@ -23,6 +23,8 @@ TESTED = {
     *("batch_size", "read_ahead", "checkpoint_every_s", "keep", "max_bad_share", "window", "report_every_s"),
     *("seed", "threads", "stream", "features", "learner", "directory", "tensorboard", "prometheus"),
     *("optimizer", "initial", "admission", "expiry"),
+    # By test_publish and test_guard.
+    *("publish", "gate", "gate_min_examples", "guard", "guard_rows"),
     # By test_signals, which has a stream that can be silent.
     "max_wait_s",
 }

@@ -6,7 +6,7 @@ from onstream.checkpoints.log import CheckpointLog, Lockable, Snapshot
 from onstream.checkpoints.manifest import Chain, Manifest
 from onstream.checkpoints.segments import SegmentFile, TableShape, read_segment, write_segment
 from onstream.checkpoints.store import LocalStore
-from onstream.checkpoints.tags import Move, Tag
+from onstream.checkpoints.tags import Move, Tag, is_tag_name
 from onstream.checkpoints.writer import CheckpointWriter
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "TableShape",
     "Tag",
     "due",
+    "is_tag_name",
     "merge",
     "read_segment",
     "write_segment",

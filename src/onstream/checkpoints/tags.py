@@ -11,7 +11,7 @@ from onstream.checkpoints.files import read_sealed, seal
 from onstream.contracts import Store
 from onstream.errors import CheckpointError, DamagedError
 
-__all__ = ["Move", "Tag", "read_tag", "read_tags", "remove_tag", "write_tag"]
+__all__ = ["Move", "Tag", "is_tag_name", "read_tag", "read_tags", "remove_tag", "write_tag"]
 
 _FOLDER = "tags/"
 # A tag begins with a letter, so that it is never taken for a version number.
@@ -71,6 +71,11 @@ class Tag:
         return Tag(self.name, version, now, True, before)
 
 
+def is_tag_name(name: str) -> bool:
+    """Return whether a tag may be called so: a letter, then at most 63 letters, digits, "_", "." and "-"."""
+    return _NAME.fullmatch(name) is not None
+
+
 def read_tags(store: Store) -> dict[str, Tag]:
     """Return every tag.
 
@@ -112,7 +117,7 @@ def remove_tag(store: Store, name: str) -> None:
 
 
 def _file(name: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not is_tag_name(name):
         raise CheckpointError(
             f"tag {name!r} must begin with a letter and have at most 64 letters, digits, '_', '.' and '-'"
         )

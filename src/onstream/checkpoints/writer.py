@@ -35,6 +35,8 @@ class CheckpointWriter:
         Waits for the given seconds; by default it really waits, and `close` cuts it short.
     report : callable, optional
         Receives one sentence for each failed attempt. By default they are logged as warnings.
+    committed : callable, optional
+        Given each version once it is durable, in the thread that wrote it; `flush` waits for it too.
 
     Notes
     -----
@@ -51,12 +53,14 @@ class CheckpointWriter:
         retries: int = 3,
         wait: Callable[[float], object] | None = None,
         report: Callable[[str], None] | None = None,
+        committed: Callable[[Manifest], object] | None = None,
     ) -> None:
         self.log = log
         self._retries = retries
         self._closing = threading.Event()
         self._wait = wait or self._closing.wait
         self._report = report or _log.warning
+        self._tell_committed = committed
         self._changed = threading.Condition()
         self._snapshot: Snapshot | None = None
         self._error: BaseException | None = None
@@ -172,6 +176,8 @@ class CheckpointWriter:
             if snapshot is None:
                 return
             manifest = self._commit(snapshot)
+            if self._tell_committed is not None:
+                self._tell_committed(manifest)
             with self._changed:
                 self._snapshot = None
                 self._committed = self._to_compact = manifest

@@ -54,10 +54,18 @@ _JOB_FAMILIES = {
     "checkpoint/longest_pause_s": _Family(
         "onstream_checkpoint_longest_pause_seconds", "Longest that learning stood still for a checkpoint."
     ),
+    "published/version": _Family("onstream_published_version", "Version that the job's tag points to."),
+    "published/open": _Family("onstream_publishing", "1 if the newest checkpoint was published, else 0."),
+    "paused": _Family("onstream_paused", "1 while learning stands still until it is resumed, else 0."),
+    "guard/unseen": _Family("onstream_guard_unseen_ratio", "New rows of tables by ids read, recently."),
     "lag/rows": _Family("onstream_lag_rows", "Rows of the stream not yet read."),
     "lag/bytes": _Family("onstream_lag_bytes", "Bytes of the stream not yet read."),
     "lag/s": _Family("onstream_lag_seconds", "Age of the newest example learned from."),
 }
+_LABEL_RATE = re.compile(r"guard/(?P<label>.+)/label_rate")
+_LABEL_RATE_FAMILY = _Family(
+    "onstream_guard_label_rate_ratio", "Mean of a label over recent rows by its mean before.", ("label",)
+)
 _TABLE = re.compile(r"tables/(?P<table>.+)/(?P<metric>rows|bytes)")
 _TABLE_FAMILIES = {
     "rows": _Family("onstream_table_rows", "Rows of an embedding table.", ("table",)),
@@ -91,9 +99,10 @@ class Prometheus:
     Metrics of a `Report` become families such as ``onstream_auc_ratio{label="click",scope="window"}`` and
     ``onstream_grouped_auc_ratio{label="click",scope="window",group="user"}``. The job's own numbers are
     "examples_per_second", "rejected_rows", "dropped_batches", "checkpoint/version", "checkpoint/age_s",
-    "lag/rows", "lag/bytes", "lag/s", "tables/<table>/rows" and "tables/<table>/bytes"; any other name
-    appears as ``onstream_metric{name="..."}``. A scrape sees one `write` whole: what the newest one lacks is
-    gone. The registry of the process is not touched.
+    "published/version", "published/open", "paused", "guard/unseen", "guard/<label>/label_rate", "lag/rows",
+    "lag/bytes", "lag/s", "tables/<table>/rows" and "tables/<table>/bytes"; any other name appears as
+    ``onstream_metric{name="..."}``. A scrape sees one `write` whole: what the newest one lacks is gone. The
+    registry of the process is not touched.
     """
 
     def __init__(self, port: int, address: str = "127.0.0.1") -> None:
@@ -166,6 +175,8 @@ def _place(name: str) -> tuple[_Family, tuple[str, ...]]:
             return _GROUPED_AUC, (label, scope, group)
         if metric in _METRIC_FAMILIES and group is None:
             return _METRIC_FAMILIES[metric], (label, scope)
+    if found := _LABEL_RATE.fullmatch(name):
+        return _LABEL_RATE_FAMILY, (found["label"],)
     if found := _TABLE.fullmatch(name):
         return _TABLE_FAMILIES[found["metric"]], (found["table"],)
     return _OTHER, (name,)

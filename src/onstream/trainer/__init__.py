@@ -1,7 +1,22 @@
 """The loop that trains, how it is run, and what it tells."""
 
+from onstream.trainer.guard import Guard
 from onstream.trainer.loop import Trainer
+from onstream.trainer.pause import Pause, read_pause, resume
 from onstream.trainer.progress import Observer, Progress, Summary
+from onstream.trainer.publish import Gate, Published
 from onstream.trainer.settings import Settings
 
-__all__ = ["Observer", "Progress", "Settings", "Summary", "Trainer"]
+__all__ = [
+    "Gate",
+    "Guard",
+    "Observer",
+    "Pause",
+    "Progress",
+    "Published",
+    "Settings",
+    "Summary",
+    "Trainer",
+    "read_pause",
+    "resume",
+]

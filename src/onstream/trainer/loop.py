@@ -22,7 +22,10 @@ from onstream.streams import Ahead, Cut, DeadLetters, Place, RejectShare, cut
 from onstream.streams.ahead import END
 from onstream.tables import TableGroup
 from onstream.trainer.clock import Clock
+from onstream.trainer.guard import Guard
+from onstream.trainer.pause import Pausing
 from onstream.trainer.progress import Observer, Progress, Summary
+from onstream.trainer.publish import Gate, Publisher
 from onstream.trainer.random_state import load_random_state, random_state, seed_random
 from onstream.trainer.settings import Settings
 
@@ -108,6 +111,10 @@ class Trainer:
         self._report = self.meter.report()
         self._share = RejectShare(settings.max_bad_share)
         self._replace: set[str] = set()
+        self._gate = Gate.of(settings, features.layout, features.groups)
+        self._guard = Guard.of(settings, features.layout)
+        self._pausing = Pausing(self.directory, self._guard, self._note)
+        self._publisher: Publisher | None = None
         learner.bind(features.layout, settings.seed)
 
     def run(self, stop: threading.Event | None = None) -> Summary:
@@ -138,7 +145,15 @@ class Trainer:
                 self._begin(letters)
             else:
                 self._restore(log, resumed, letters)
-            writer = stack.enter_context(CheckpointWriter(log, report=self._note))
+            if self.settings.publish is not None:
+                self._publisher = Publisher(log, self.settings.publish, self._gate, self._note)
+                if resumed is not None:
+                    self._publisher.judge(resumed)
+            writer = stack.enter_context(
+                CheckpointWriter(
+                    log, report=self._note, committed=self._publisher.judge if self._publisher else None
+                )
+            )
             clock = Clock(self.settings, self._counts.examples)
             started = self._counts.examples
             if self._open_sinks is not None:
@@ -146,24 +161,27 @@ class Trainer:
             batches = stack.enter_context(Ahead(self._read(stop), depth=self.settings.read_ahead))
             # After an error a silent stream must not be waited for.
             stack.push(lambda error, *_: stop.set() if error else None)
-            while (batch := batches.take(self._silence_s())) is not END:
+            self._pausing.begin()
+            going = self._stand_still(stop, writer, letters, clock)
+            while going and (batch := batches.take(self._silence_s())) is not END:
                 if batch is not None:
-                    self._learn(batch, letters)
+                    if self._pausing.refuses(batch, self._counts.examples):
+                        self._keep(writer, letters, clock)
+                        going = self._stand_still(stop, writer, letters, clock)
+                    if going:
+                        self._learn(batch, letters)
                 if clock.checkpoint_due() and self._unkept:
                     writer.poll()  # raises if the one before could not be written
                     if not writer.busy:
                         self._checkpoint(writer, letters, clock)
                 if clock.report_due():
                     self._publish(self._progress(writer.poll(), clock))
-                if stop.is_set():
-                    break
+                going = going and not stop.is_set()
             seconds = clock.running_s()
             if not stop.is_set():
                 self._share.check(letters.path, final=True)
-            writer.flush()
             if self._unkept:
-                self._measure()
-                self._checkpoint(writer, letters, clock)
+                self._keep(writer, letters, clock)
             progress = self._progress(writer.flush(), clock)
             self._publish(progress)
         return Summary(
@@ -208,6 +226,17 @@ class Trainer:
                     return
                 yield self._encode(piece)
 
+    def _stand_still(
+        self, stop: threading.Event, writer: CheckpointWriter, letters: DeadLetters, clock: Clock
+    ) -> bool:
+        """Wait while paused, reporting all the same; return whether to go on."""
+
+        def tend() -> None:
+            if clock.report_due():
+                self._publish(self._progress(writer.poll(), clock))
+
+        return self._pausing.wait(stop, tend=tend, keep=lambda: self._keep(writer, letters, clock))
+
     def _encode(self, piece: Cut) -> Batch:
         return self.features.encode(
             piece.batches, piece.places, positions=piece.positions, rejects=piece.rejects
@@ -218,7 +247,10 @@ class Trainer:
         outcome = None
         if batch.num_rows:
             counts.event_time = max(counts.event_time, batch.now)
+            ids_before = self._num_ids()
             rows = self.tables.pull(batch.keys, now=counts.event_time)
+            if self._guard:
+                self._guard.update(batch, self._num_ids() - ids_before)
             outcome = self.learner.learn(batch, rows)
             if outcome.dropped:
                 counts.dropped += 1
@@ -242,12 +274,23 @@ class Trainer:
         self._share.update(batch.num_rows, batch.rejects)
         self._share.check(letters.path)
 
+    def _num_ids(self) -> int:
+        """Return the number of rows of all tables, and of ids that wait for one."""
+        return sum(len(self.tables[name]) + self.tables[name].num_candidates for name in self.tables)
+
     # -------------------------------------------------------------------------------------- checkpoints
 
     def _checkpoint(self, writer: CheckpointWriter, letters: DeadLetters, clock: Clock) -> None:
         """Hand a snapshot to the writer, which makes it durable in the background."""
         with clock.pausing():
             writer.submit(self._snapshot(letters))
+
+    def _keep(self, writer: CheckpointWriter, letters: DeadLetters, clock: Clock) -> None:
+        """Make a checkpoint, with metrics of now, and wait until it is durable."""
+        writer.flush()
+        self._measure()
+        self._checkpoint(writer, letters, clock)
+        writer.flush()
 
     def _snapshot(self, letters: DeadLetters) -> Snapshot:
         replace, self._replace = self._replace, set()
@@ -266,6 +309,7 @@ class Trainer:
                 "random": random_state(),
                 "letters": letters.state(),
                 "trainer": State(facts=asdict(self._counts)),
+                **({"guard": self._guard.state()} if self._guard else {}),
             },
             positions=dict(self.positions),
             facts={
@@ -308,6 +352,8 @@ class Trainer:
         self._counts = _Counts(**log.states(manifest, "trainer").facts)
         self._kept_batches = self._counts.batches
         load_random_state(log.states(manifest, "random"))
+        if self._guard and "guard" in manifest.states:
+            self._guard.load(log.states(manifest, "guard"))
         self.positions = dict(manifest.positions)
         self._note(f"going on from checkpoint {manifest.version}, after {self._counts.examples:,} examples")
 
@@ -334,6 +380,9 @@ class Trainer:
             event_time=self._counts.event_time,
             rejected=self._counts.rejected,
             dropped=self._counts.dropped,
+            published=self._publisher.published if self._publisher else None,
+            guard=self._guard.values() if self._guard else None,
+            paused=self._pausing.reason,
         )
 
     def _measure(self) -> Report:

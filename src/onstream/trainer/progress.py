@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from onstream.evaluate import Report
+from onstream.trainer.publish import Published
 
 __all__ = ["Observer", "Progress", "Summary"]
 
@@ -36,6 +38,12 @@ class Progress:
         Bad rows since the stream began.
     dropped : int
         Batches dropped since the stream began, because loss or gradients were not finite.
+    published : Published or None
+        Where the tag that this job publishes to points, and why not to the newest checkpoint; None without one.
+    guard : mapping of str to float, or None
+        The newest values of what the guard watches, as far as it can judge them; None without a guard.
+    paused : str or None
+        Why learning stands still; None if it does not.
     """
 
     examples: int
@@ -50,6 +58,9 @@ class Progress:
     event_time: int
     rejected: int
     dropped: int
+    published: Published | None = None
+    guard: Mapping[str, float] | None = None
+    paused: str | None = None
 
     def flat(self) -> dict[str, float]:
         """Return all numbers by name, as sinks take them."""
@@ -63,6 +74,13 @@ class Progress:
             numbers["checkpoint/version"] = self.version
         if self.behind is not None:
             numbers[f"lag/{self.behind[1]}"] = self.behind[0]
+        if self.published is not None:
+            numbers["published/open"] = float(self.published.state == "open")
+            if self.published.version is not None:
+                numbers["published/version"] = self.published.version
+        if self.guard is not None:
+            numbers["paused"] = float(self.paused is not None)
+            numbers |= {f"guard/{name}": value for name, value in self.guard.items()}
         numbers |= {f"tables/{name}/rows": rows for name, rows in self.table_rows.items()}
         numbers |= {f"tables/{name}/bytes": size for name, size in self.table_bytes.items()}
         return numbers

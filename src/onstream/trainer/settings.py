@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from onstream.checkpoints import is_tag_name
 from onstream.errors import JobError
 
 __all__ = ["Settings"]
@@ -35,6 +36,18 @@ class Settings:
         Decides the initial rows and parameters.
     threads : int, optional
         Threads of the tables; by default one per processor, at most 16.
+    publish : str, optional
+        Tag, such as "production", that is moved to each checkpoint that passes `gate`.
+    gate : str, optional
+        Bounds that the metrics of a checkpoint must keep to be published, such as
+        "auc >= 0.7, 0.9 <= calibration <= 1.1"; without, each is published. `Gate` tells more.
+    gate_min_examples : int
+        With fewer evaluated examples of a label, the gate is closed.
+    guard : str, optional
+        Bounds that recent rows must keep to be learned from, such as "0.5 <= label_rate <= 2, unseen <= 0.3";
+        beyond them learning pauses until `onstream resume`. `Guard` tells more.
+    guard_rows : int
+        How many of the newest rows the guard takes for recent.
     """
 
     batch_size: int = 1024
@@ -47,10 +60,15 @@ class Settings:
     report_every_s: float = 2.0
     seed: int = 0
     threads: int | None = None
+    publish: str | None = None
+    gate: str | None = None
+    gate_min_examples: int = 1_000
+    guard: str | None = None
+    guard_rows: int = 10_000
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name in ("batch_size", "read_ahead", "keep", "window"):
+        for name in ("batch_size", "read_ahead", "keep", "window", "gate_min_examples", "guard_rows"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise JobError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -65,6 +83,14 @@ class Settings:
             raise JobError(f"seed must be a whole number from 0 to 2^64 - 1, got {self.seed!r}")
         if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
             raise JobError(f"threads must be a whole number of at least 1, got {self.threads!r}")
+        for name in ("publish", "gate", "guard"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise JobError(f"{name} must be text, got {value!r}")
+        if self.publish is not None and not is_tag_name(self.publish):
+            raise JobError(f"publish must be the name of a tag, such as 'production', got {self.publish!r}")
+        if self.gate is not None and self.publish is None:
+            raise JobError("a gate needs a tag to open for, such as publish='production'")
 
     def only(self) -> Settings:
         """Return the settings alone, without what a subclass adds."""
