@@ -141,6 +141,9 @@ def train(
         raise typer.Exit(130)
 
 
+app.command()(serve)
+
+
 @app.command()
 def rollback(
     directory: Directory,

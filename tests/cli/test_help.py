@@ -42,7 +42,7 @@ def test_help_of_a_command_tells_what_it_does_and_names_every_option(onstream, p
 def test_help_names_every_command(onstream):
     out = onstream.fine("--help")
     assert all(path[0] in out for path in COMMANDS)
-    assert {path[0] for path in COMMANDS} >= {"init", "check", "train", "checkpoints"}
+    assert {path[0] for path in COMMANDS} >= {"init", "check", "train", "serve", "checkpoints"}
     assert {path[0] for path in COMMANDS} >= {"rollback", "release", "resume"}
 
 

@@ -1,0 +1,210 @@
+"""The command that serves: its options, and what it says."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onstream.errors import JobError
+
+__all__ = ["serve"]
+
+
+def _port(text: str) -> Any:
+    return typer.Option(
+        min=-1, max=65_535, metavar="PORT", help=f"{text}; 0 takes a free one, -1 turns it off."
+    )
+
+
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]DIR...",
+            help="Model directories, each under the name of its folder, or under NAME.",
+            show_default=False,
+        ),
+    ],
+    tag: Annotated[
+        str | None,
+        typer.Option(metavar="TAG", help="Serve the version that this tag points to; the newest by default."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What requests call the model, if there is only one.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other machines can reach 0.0.0.0, not 127.0.0.1.")
+    ] = "127.0.0.1",
+    rest_port: Annotated[int, _port("For REST, with /metrics")] = 8000,
+    grpc_port: Annotated[int, _port("For gRPC")] = 8001,
+    flight_port: Annotated[int, _port("For Arrow Flight")] = 8815,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Answer only who bears one of these tokens, one a line."),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM certificate: every wire speaks TLS.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM key of the certificate.")] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Answer only clients with a certificate of this PEM authority."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let other machines ask without token or certificate.")
+    ] = False,
+    max_staleness: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Not ready while the version was cut longer ago than this."),
+    ] = None,
+    canary: Annotated[
+        str | None,
+        typer.Option(metavar="TAG=SHARE", help="Let another version answer a share, as in candidate=0.1."),
+    ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TAG=SHARE", help="Let another version score a share too, after it is answered."
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep every prediction in this embedded log; one model only."),
+    ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="An embedded log to which clients may send examples by Flight."
+        ),
+    ] = None,
+    access_log: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Append one JSON line a request; - writes to standard error."),
+    ] = None,
+    drain: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long requests may take to finish at the end.")
+    ] = 10.0,
+    max_rows: Annotated[int, typer.Option(help="Join requests up to this many rows.")] = 4096,
+    max_delay: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Wait this long at most for requests to join.")
+    ] = 0.001,
+    queue_rows: Annotated[
+        int, typer.Option(help="Refuse what would make more rows than this wait.")
+    ] = 65_536,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Workers of each model.", show_default="half of the processors, at most 4"),
+    ] = None,
+    torch_threads: Annotated[int, typer.Option(help="Threads of one operation of a network.")] = 1,
+) -> None:
+    """Serve the newest version of a model, and follow it as it learns. Ctrl-C or SIGTERM finishes what was begun.
+
+    It answers the Open Inference Protocol (KServe v2) over REST and gRPC, and Arrow Flight. A directory that has no
+    checkpoint yet is waited for.
+    """
+    # Loaded only here: other commands need neither PyTorch nor the libraries of the wires.
+    from onstream.serving.access import Access
+    from onstream.serving.server import Addresses, Server
+    from onstream.serving.settings import ModelSettings, ServerSettings, parse_share
+    from onstream.streams import Log
+
+    directories = _named(models, name)
+    if record is not None and len(directories) > 1:
+        raise JobError("--record keeps the predictions of one model; serve one, or leave it out")
+    specs = {
+        model: ModelSettings(
+            directory=directory,
+            tag=tag,
+            canary=None if canary is None else parse_share(canary),
+            shadow=None if shadow is None else parse_share(shadow),
+            max_staleness_s=max_staleness,
+            max_rows=max_rows,
+            max_delay_s=max_delay,
+            max_queue_rows=queue_rows,
+            threads=threads,
+            record=record,
+        )
+        for model, directory in directories.items()
+    }
+    settings = ServerSettings(
+        host=host,
+        rest_port=None if rest_port < 0 else rest_port,
+        grpc_port=None if grpc_port < 0 else grpc_port,
+        flight_port=None if flight_port < 0 else flight_port,
+        drain_s=drain,
+        access_log=access_log,
+        torch_threads=torch_threads,
+    )
+    access = Access(
+        tokens=() if token_file is None else _tokens(token_file),
+        certificate=certificate,
+        key=key,
+        client_ca=client_ca,
+        insecure=insecure,
+    )
+    logs = {log_name: Log(path) for log_name, path in _pairs(log or [], "--log").items()}
+
+    def listening(addresses: Addresses) -> None:
+        wires = {"REST": addresses.rest, "gRPC": addresses.grpc, "Flight": addresses.flight}
+        _say(
+            "listening: " + ", ".join(f"{wire} {where}" for wire, where in wires.items() if where is not None)
+        )
+
+    try:
+        drained = Server(specs, settings, access, logs=logs).run(listening, _say)
+    finally:
+        for kept in logs.values():
+            kept.close()
+    if not drained:
+        _say(f"stopped; not all requests were finished within {drain:g} s")
+        raise typer.Exit(1)
+    _say("stopped; all requests that were taken were answered")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _named(models: Sequence[str], name: str | None) -> dict[str, Path]:
+    """Return the model directories by name."""
+    if name is not None:
+        if len(models) > 1:
+            raise JobError("--name is for one model; name several as in clicks=models/clicks")
+        return {name: Path(models[0])}
+    found: dict[str, Path] = {}
+    for model in models:
+        own, equals, path = model.partition("=")
+        # A folder may have "=" in its name.
+        if not equals or Path(model).exists():
+            own, path = Path(model).resolve().name, model
+        if not own or not path:
+            raise JobError(f"a model is a directory, or NAME=DIR, got {model!r}")
+        if own in found:
+            raise JobError(f"two models are called {own!r}; name them, as in {own}2={path}")
+        found[own] = Path(path)
+    return found
+
+
+def _pairs(texts: Sequence[str], option: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not name or not path or name in found:
+            raise JobError(f"{option} takes NAME=FILE, each name once, got {text!r}")
+        found[name] = Path(path)
+    return found
+
+
+def _tokens(path: Path) -> list[str]:
+    try:
+        tokens = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"the tokens of {str(path)!r} cannot be read: {error}") from error
+    if not tokens:
+        raise JobError(f"{str(path)!r} holds no token")
+    return tokens

@@ -1,0 +1,97 @@
+"""One JSON line for each request, written off the way of the requests."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+from onstream.errors import JobError
+
+__all__ = ["AccessLog"]
+
+_log = logging.getLogger(__name__)
+
+_DEPTH = 100_000
+
+
+class AccessLog:
+    """Write one JSON line for each request.
+
+    Parameters
+    ----------
+    path : path or "-"
+        Appended to; "-" is standard error.
+
+    Raises
+    ------
+    JobError
+        If the file cannot be opened.
+
+    Notes
+    -----
+    A line has "time" (seconds since 1970, of the answer), "wire", "model" (null where none was asked for
+    predictions), "status", "rows" and "microseconds". Lines are written by a thread of their own. Those that a
+    slow disk has no time for are left out, and a line {"time", "lost"} says how many.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "access.log"
+    >>> log = AccessLog(path)
+    >>> log.observe("rest", "clicks", "ok", 0.000312, 100)
+    >>> log.close()
+    >>> path.read_text().partition(", ")[2]
+    '"wire": "rest", "model": "clicks", "status": "ok", "rows": 100, "microseconds": 312}\\n'
+    """
+
+    def __init__(self, path: str | Path, *, depth: int = _DEPTH) -> None:
+        """Open the file and start the thread."""
+        self._own = str(path) != "-"
+        try:
+            self._file: IO[str] = Path(path).open("a", encoding="utf-8") if self._own else sys.stderr  # noqa: SIM115
+        except OSError as error:
+            raise JobError(f"the access log {str(path)!r} cannot be written: {error.strerror}") from error
+        self._queue: queue.Queue[tuple[float, str, str, str, float, int] | None] = queue.Queue(depth)
+        self._lost = 0
+        self._thread = threading.Thread(target=self._write_all, name="onstream-access-log", daemon=True)
+        self._thread.start()
+
+    def observe(self, wire: str, model: str, status: str, seconds: float, rows: int) -> None:
+        """Have a line written; the wires call this."""
+        try:
+            self._queue.put_nowait((time.time(), wire, model, status, seconds, rows))
+        except queue.Full:
+            self._lost += 1
+
+    def close(self) -> None:
+        """Write what is left. Closing again does nothing."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+            if self._own:
+                self._file.close()
+
+    def _write_all(self) -> None:
+        told = 0
+        while (entry := self._queue.get()) is not None:
+            at, wire, model, status, seconds, rows = entry
+            facts = {"time": round(at, 6), "wire": wire, "model": model or None, "status": status}
+            lines = [json.dumps({**facts, "rows": rows, "microseconds": round(seconds * 1e6)})]
+            if self._lost > told:
+                lines.append(json.dumps({"time": round(at, 6), "lost": self._lost - told}))
+                told = self._lost
+            self._put("".join(f"{line}\n" for line in lines))
+
+    def _put(self, text: str) -> None:
+        try:
+            self._file.write(text)
+            if self._queue.empty():
+                self._file.flush()
+        except OSError:
+            _log.exception("the access log cannot be written")
