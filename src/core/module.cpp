@@ -373,7 +373,11 @@ NB_MODULE(core, m) {
                nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> out, uint32_t now, bool learn) {
                 check_rows("out", out.shape(0), out.shape(1), keys.shape(0), table.dim());
                 nb::gil_scoped_release release;
-                table.pull(keys.data(), keys.shape(0), out.data(), now, learn);
+                if (learn) {
+                    table.pull(keys.data(), keys.shape(0), out.data(), now);
+                } else {
+                    table.read(keys.data(), keys.shape(0), out.data(), now);
+                }
             },
             "keys"_a, "out"_a, "now"_a, "learn"_a)
         .def(

@@ -50,6 +50,11 @@ class Partition {
         for (uint32_t b = 0; b < stride_; b += 64) __builtin_prefetch(at + b, 1);
     }
 
+    void prefetch_weights(uint32_t id, uint32_t dim) const {
+        const char* at = reinterpret_cast<const char*>(row(id));
+        for (uint32_t b = 0; b < sizeof(Row) + 4 * dim; b += 64) __builtin_prefetch(at + b);
+    }
+
     uint32_t find(uint64_t key, uint64_t spread_key) const;
     // A new row with count 0, its floats unset. The key must not be present.
     uint32_t create(uint64_t key, uint64_t spread_key, uint32_t now);

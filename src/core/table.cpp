@@ -327,15 +327,64 @@ void Table::point(uint32_t p) {
     }
 }
 
-void Table::pull(const uint64_t* keys, size_t n, float* out, uint32_t now, bool learn) {
-    std::lock_guard<std::mutex> guard(mutex_);
+// Reads rows one by one: what is only read needs neither grouping nor distinct keys, and any number of
+// threads may read at once.
+void Table::read(const uint64_t* keys, size_t n, float* out, uint32_t now) const {
+    std::shared_lock guard(mutex_);
+    const uint32_t dim = config_.dim;
+    const int threads = threads_for(n);
+    const size_t ranges = threads == 1 ? 1 : static_cast<size_t>(threads) * 4;
+    for_each_item(threads, ranges, [&](size_t r) {
+        constexpr size_t kRing = 2 * kAhead;
+        uint64_t spreads[kRing];
+        uint32_t guesses[kRing];
+        const size_t begin = n * r / ranges;
+        const size_t end = n * (r + 1) / ranges;
+        for (size_t i = begin; i < end + kRing; ++i) {
+            // The oldest first: its places in the ring are taken over by the newest.
+            if (i >= begin + kRing) {
+                const size_t k = i - kRing;
+                copy_or_birth(keys[k], spreads[k % kRing], guesses[k % kRing], now, out + k * dim);
+            }
+            if (i < end) {
+                spreads[i % kRing] = spread(keys[i]);
+                rows_[partition_of(spreads[i % kRing])].prefetch_slot(spreads[i % kRing]);
+            }
+            if (i >= begin + kAhead && i - kAhead < end) {
+                const size_t k = i - kAhead;
+                const Partition& rows = rows_[partition_of(spreads[k % kRing])];
+                guesses[k % kRing] = rows.guess(spreads[k % kRing]);
+                if (guesses[k % kRing] != kNone) rows.prefetch_weights(guesses[k % kRing], dim);
+            }
+        }
+    });
+}
+
+void Table::copy_or_birth(uint64_t key, uint64_t spread_key, uint32_t guess, uint32_t now, float* out) const {
+    if (key == kNoRow) {
+        std::fill(out, out + config_.dim, 0.0f);
+        return;
+    }
+    const Partition& rows = rows_[partition_of(spread_key)];
+    uint32_t id = guess;
+    // The guess knew the tag alone.
+    if (id != kNone && rows.row(id)->key != key) id = rows.find(key, spread_key);
+    if (id == kNone || rows.row(id)->expired(now, config_.ttl)) {
+        birth(key, out);
+    } else {
+        copy_row(out, rows.row(id)->floats(), config_.dim);
+    }
+}
+
+void Table::pull(const uint64_t* keys, size_t n, float* out, uint32_t now) {
+    std::lock_guard guard(mutex_);
     const uint32_t dim = config_.dim;
     const int threads = threads_for(n);
     group(keys, n);
-    if (learn) counters_[0] += 1;
+    counters_[0] += 1;
     for_each_item(threads, kPartitions, [&](size_t p) {
         find_distinct(static_cast<uint32_t>(p));
-        look_up(static_cast<uint32_t>(p), now, learn);
+        look_up(static_cast<uint32_t>(p), now, true);
         point(static_cast<uint32_t>(p));
     });
     // Rows are written by ranges of positions, not by partition: with narrow rows many share a cache line.
@@ -356,12 +405,11 @@ void Table::pull(const uint64_t* keys, size_t n, float* out, uint32_t now, bool 
             }
         }
     });
-    // Only a learning pull has marked its rows as touched.
-    plan_.fresh = learn;
+    plan_.fresh = true;
 }
 
 void Table::push(const uint64_t* keys, size_t n, const float* grads) {
-    std::lock_guard<std::mutex> guard(mutex_);
+    std::lock_guard guard(mutex_);
     const uint32_t dim = config_.dim;
     const int threads = threads_for(n);
     // The usual push follows the pull of the same keys; then everything is known already.
@@ -415,7 +463,7 @@ void Table::push(const uint64_t* keys, size_t n, const float* grads) {
 }
 
 Cut Table::choose(bool candidates, bool all) {
-    std::lock_guard<std::mutex> guard(mutex_);
+    std::lock_guard guard(mutex_);
     Cut cut;
     if (candidates && candidates_.empty()) return cut;
     for_each_item(threads_for(kFewKeys), kPartitions, [&](size_t p) {
@@ -428,7 +476,7 @@ Cut Table::choose(bool candidates, bool all) {
 
 void Table::copy(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen, uint32_t* count,
                  float* weights, float* state) {
-    std::lock_guard<std::mutex> guard(mutex_);
+    std::lock_guard guard(mutex_);
     if (candidates && candidates_.empty()) return;
     const uint32_t dim = candidates ? 0 : config_.dim;
     const uint32_t width = candidates ? 0 : state_width_;
@@ -450,7 +498,7 @@ void Table::copy(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen
 }
 
 void Table::cut_done(bool candidates) {
-    std::lock_guard<std::mutex> guard(mutex_);
+    std::lock_guard guard(mutex_);
     // A push that follows must mark its rows as touched again.
     plan_.fresh = false;
     if (candidates && candidates_.empty()) return;
@@ -458,7 +506,7 @@ void Table::cut_done(bool candidates) {
 }
 
 uint64_t Table::evict(uint32_t now, uint64_t max_rows) {
-    std::lock_guard<std::mutex> guard(mutex_);
+    std::lock_guard guard(mutex_);
     plan_.fresh = false;
     uint64_t erased = 0;
     for (uint32_t p = 0; p < kPartitions; ++p) {
@@ -470,7 +518,7 @@ uint64_t Table::evict(uint32_t now, uint64_t max_rows) {
 
 void Table::load(bool candidates, size_t n, const uint64_t* keys, const uint32_t* seen, const uint32_t* count,
                  const float* weights, const float* state, bool touched, bool newer_only) {
-    std::lock_guard<std::mutex> guard(mutex_);
+    std::lock_guard guard(mutex_);
     plan_.fresh = false;
     if (candidates && candidates_.empty()) return;
     const uint32_t dim = candidates ? 0 : config_.dim;
@@ -502,7 +550,7 @@ void Table::load(bool candidates, size_t n, const uint64_t* keys, const uint32_t
 }
 
 uint64_t Table::remove(bool candidates, const uint64_t* keys, size_t n) {
-    std::lock_guard<std::mutex> guard(mutex_);
+    std::lock_guard guard(mutex_);
     plan_.fresh = false;
     if (candidates && candidates_.empty()) return 0;
     uint64_t removed = 0;

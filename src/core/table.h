@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <vector>
 
 #include "optimizers.h"
@@ -49,8 +50,10 @@ class Table {
     uint32_t dim() const { return config_.dim; }
     uint32_t state_width() const { return state_width_; }
 
-    // out: (n, dim). Key 0 reads as zeros. A key without a row reads as the row that it would be born with.
-    void pull(const uint64_t* keys, size_t n, float* out, uint32_t now, bool learn);
+    // out: (n, dim). Key 0 reads as zeros. A key without a row reads as the row that it would be born with. A
+    // pull is a sight of its keys; a read changes nothing, and runs beside other reads.
+    void pull(const uint64_t* keys, size_t n, float* out, uint32_t now);
+    void read(const uint64_t* keys, size_t n, float* out, uint32_t now) const;
 
     // grads: (n, dim). Keys without a row are passed over.
     void push(const uint64_t* keys, size_t n, const float* grads);
@@ -112,6 +115,7 @@ class Table {
     bool admit(uint32_t p, uint64_t key, uint64_t spread_key, uint32_t times, uint32_t now, uint32_t& sights);
     void point(uint32_t p);
     void birth(uint64_t key, float* weights) const;
+    void copy_or_birth(uint64_t key, uint64_t spread_key, uint32_t guess, uint32_t now, float* out) const;
     Partition& partition(bool candidates, uint32_t p) { return candidates ? candidates_[p] : rows_[p]; }
 
     Config config_;
@@ -121,7 +125,7 @@ class Table {
     std::vector<uint8_t> sketch_;        // (partitions, depth, cells), count-min
     std::vector<uint64_t> counters_;  // [0]: learning pulls; [1 + p]: additions to the sketch of p since aged
     Plan plan_;
-    std::mutex mutex_;
+    mutable std::shared_mutex mutex_;
 };
 
 }  // namespace onstream

@@ -38,7 +38,8 @@ class Table:
     Keys are exact: no two share a row. A key without a row reads as the row that it would be born with, so
     predicting without learning gives what learning would have predicted. Results depend neither on the number
     of threads nor on the order in which rows came to be. Memory grows in blocks; rows never move. Calls from
-    several threads wait for each other, but for `state` and `load_state`, which must stand alone.
+    several threads wait for each other, but for pulls without learning, which run side by side, and for `state`
+    and `load_state`, which must stand alone.
 
     Examples
     --------
