@@ -6,6 +6,7 @@ import copy
 import io
 import random
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,7 +14,6 @@ from importlib.metadata import version
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from onstream.contracts import Array, Layout, State
 from onstream.errors import JobError
@@ -28,6 +28,8 @@ _MOST_ROWS = 1 << 20
 # A size that no feature is likely to have by chance.
 _EXAMPLE_ROWS = 5
 _CHECKED_ROWS = (1, 2, 7)
+# PyTorch has fused forms of some layers, which tracing does not see: they round in another order.
+_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
 
 # Where the user's code lies, and what it says: not for those who get the model.
 _PRIVATE_META = ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node")
@@ -104,10 +106,6 @@ def _export(predicting: _Predicting, layout: Layout, precision: str) -> State:
     shapes = {
         name.removeprefix("network."): list(tensor.shape) for name, tensor in program.state_dict.items()
     }
-    fake = FakeTensorMode()
-    for name, tensor in program.state_dict.items():
-        # Weights without values take no room: every checkpoint has its own.
-        program.state_dict[name] = fake.from_tensor(tensor)
     program.example_inputs = None
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
@@ -119,7 +117,18 @@ def _export(predicting: _Predicting, layout: Layout, precision: str) -> State:
         "onstream": version("onstream"),
         "torch": torch.__version__,
     }
-    return State({"archive": np.frombuffer(buffer.getvalue(), np.uint8).copy()}, facts)
+    return State({"archive": np.frombuffer(_without_weights(buffer), np.uint8).copy()}, facts)
+
+
+def _without_weights(archive: io.BytesIO) -> bytes:
+    """Return an archive with its weights emptied, which read as zeros: every checkpoint has its own."""
+    emptied = io.BytesIO()
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(emptied, "w") as new:
+        for info in old.infolist():
+            is_weight = "/data/weights/" in info.filename and not info.filename.endswith(".json")
+            # A name alone makes an entry of a fixed date, so that equal networks give equal bytes.
+            new.writestr(zipfile.ZipInfo(info.filename), b"" if is_weight else old.read(info))
+    return emptied.getvalue()
 
 
 def _check(network: nn.Module, layout: Layout, precision: str, state: State) -> None:
@@ -133,8 +142,9 @@ def _check(network: nn.Module, layout: Layout, precision: str, state: State) -> 
         with torch.no_grad():
             expected = predicting({name: part.clone() for name, part in parts.items()})
         found = exported.predict_parts(parts)
+        most = _TOLERANCE[precision]
         for name, values in expected.items():
-            if not np.allclose(found[name], values.numpy(), rtol=1e-6, atol=1e-6, equal_nan=True):
+            if not np.allclose(found[name], values.numpy(), rtol=most, atol=most, equal_nan=True):
                 raise JobError(f"predictions of {name!r} differ for {num_rows} rows; is it drawn at random?")
     changed = [
         name for name, tensor in network.state_dict().items() if not _same(_array(tensor), before[name])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onstream.contracts import Array, Batch, Label, Layout, Predictions, Rows, State
 from onstream.errors import CheckpointError
-from onstream.learners.graph import Input, open_archive
+from onstream.learners.archive import Input, open_archive
 from onstream.learners.inputs import Part, gather_parts, parts_of
 
 __all__ = ["FORMAT", "ExportedNetwork", "facts_of"]
@@ -33,7 +33,7 @@ _CAST = {
 
 
 class ExportedNetwork:
-    """A network as a checkpoint keeps it: it predicts what the learner would, bit for bit.
+    """A network as a checkpoint keeps it: it predicts what the learner would.
 
     Parameters
     ----------
@@ -55,8 +55,10 @@ class ExportedNetwork:
 
     Notes
     -----
-    Nothing of the archive is run but operators of PyTorch's tensor library, and nothing is unpickled. `predict`
-    may be called from any number of threads at once; `load` must stand alone.
+    The predictions have the learner's bits, but for layers of which PyTorch has fused forms that tracing does
+    not see, such as `TransformerEncoderLayer`; these round in another order. Nothing of the archive is run but
+    operators of PyTorch's tensor library, and nothing is unpickled. `predict` may be called from any number of
+    threads at once; `load` must stand alone.
     """
 
     def __init__(self, state: State, layout: Layout) -> None:

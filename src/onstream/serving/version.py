@@ -78,7 +78,7 @@ class Version:
 
         Notes
         -----
-        What the trainer's `predict` gives at this version, bit for bit. May be called from any number of threads
+        What the trainer's `predict` gives at this version. May be called from any number of threads
         at once.
         """
         batches = [rows] if isinstance(rows, pa.RecordBatch) else list(rows)
