@@ -134,6 +134,7 @@ class Batcher:
         self._queued = 0
         self._dead = 0
         self._running: set[_Request] = set()
+        self._calls = 0
         self._timed: set[_Request] = set()
         self._next_deadline = math.inf
         self._idle = 0
@@ -221,13 +222,14 @@ class Batcher:
     def drain(self, bound_s: float) -> bool:
         """Take no more requests, and wait until those taken are answered; return whether they all were.
 
-        After `bound_s`, the rest is answered UnavailableError.
+        After `bound_s`, the rest is answered UnavailableError. What is to be told of the answers is told when this
+        returns, unless that takes longer.
         """
         end = time.monotonic() + bound_s
         with self._lock:
             self._draining = True
             self._work.notify_all()
-            while (self._queued or self._running) and (left := end - time.monotonic()) > 0:
+            while (self._queued or self._running or self._calls) and (left := end - time.monotonic()) > 0:
                 self._settled.wait(min(left, _LONGEST_WAIT_S))
             rest = self._abandon()
         _fail(rest, UnavailableError("the server is going away"))
@@ -271,6 +273,7 @@ class Batcher:
                 wait_s = self._gather_s() if self._queued else _LONGEST_WAIT_S
                 if wait_s <= 0:
                     taken = self._next_call()
+                    self._calls += 1
                     if self._queued and self._idle:
                         self._work.notify()
                     return taken
@@ -366,15 +369,21 @@ class Batcher:
 
     def _answer_all(self) -> None:
         while (taken := self._take()) is not None:
-            begun = time.monotonic()
-            late = [request for request in taken if request.deadline <= begun]
-            _fail(self._ending(late), DeadlineError(_LATE))
-            if in_time := [request for request in taken if request.deadline > begun]:
-                self._answer(in_time, begun)
-            for request in taken:
-                request.rows = _NO_ROWS
+            try:
+                self._answer(taken, time.monotonic())
+            finally:
+                for request in taken:
+                    request.rows = _NO_ROWS
+                with self._lock:
+                    self._calls -= 1
+                    self._settled.notify_all()
 
     def _answer(self, taken: list[_Request], begun: float) -> None:
+        late = [request for request in taken if request.deadline <= begun]
+        _fail(self._ending(late), DeadlineError(_LATE))
+        taken = [request for request in taken if request.deadline > begun]
+        if not taken:
+            return
         answered = self._solve(taken)
         ended = time.monotonic()
         with self._lock:

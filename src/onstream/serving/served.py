@@ -131,9 +131,8 @@ class Served:
         end = time.monotonic() + bound_s
         answered = True
         for branch in self._branches:
-            # What the shadow has not scored is nobody's answer.
-            bound_s = 0.0 if branch.route == "shadow" else end - time.monotonic()
-            answered &= branch.batcher.drain(bound_s) or branch.route == "shadow"
+            # The shadow is last, since answers lead to it. What it has not scored is nobody's answer.
+            answered &= branch.batcher.drain(end - time.monotonic()) or branch.route == "shadow"
         return answered
 
     def close(self) -> None:
