@@ -236,7 +236,7 @@ class Job(Settings):
         stop = threading.Event()
         chunks = stream.read({}, max_rows=max(num_rows, 1), stop=stop)
         with Ahead(chunks, depth=1, stop=stop) as ahead:
-            while isinstance(chunk := ahead.take(self.max_wait_s if stream.live else None), Chunk):
+            while isinstance(chunk := ahead.take(self.pace("max_wait_s") if stream.live else None), Chunk):
                 yield chunk
 
 

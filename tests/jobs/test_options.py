@@ -258,7 +258,7 @@ def test_prometheus_serves_the_newest_numbers_while_the_job_runs(job):
             for value in (0, 1.5, True)
         ),
         *(("max_wait_s", v) for v in (0, -1, "1", float("nan"), True)),
-        *(("checkpoint_every_s", v) for v in (0, None)),
+        *(("checkpoint_every_s", v) for v in (0, "soon")),
         *(("report_every_s", v) for v in (0, None)),
         *(("max_bad_share", v) for v in (-0.1, 1.1, "much", True)),
         *(("seed", v) for v in (-1, 1 << 64, 0.5)),

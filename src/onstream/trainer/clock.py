@@ -26,7 +26,7 @@ class Clock:
 
     def checkpoint_due(self) -> bool:
         """Return whether it is time for a checkpoint."""
-        return time.monotonic() - self._checkpoint_at >= self._settings.checkpoint_every_s
+        return time.monotonic() - self._checkpoint_at >= self._settings.pace("checkpoint_every_s")
 
     @contextmanager
     def pausing(self) -> Iterator[None]:

@@ -205,7 +205,7 @@ class Trainer:
         """Return how long to wait for a batch before looking whether a checkpoint or a report is due."""
         if not self.stream.live:
             return None
-        due_s = min(self.settings.checkpoint_every_s, self.settings.report_every_s)
+        due_s = min(self.settings.pace("checkpoint_every_s"), self.settings.report_every_s)
         return min(max(due_s, _LEAST_SILENCE_S), _MOST_SILENCE_S)
 
     @property
@@ -219,7 +219,9 @@ class Trainer:
         chunk_rows = max(size, _LEAST_CHUNK_ROWS // size * size)
         with Ahead(self.stream.read(dict(self.positions), max_rows=chunk_rows, stop=stop), depth=2) as chunks:
             # Only a stream that may be silent cuts by waiting: a slow machine must not change the batches.
-            max_wait_s = min(self.settings.max_wait_s, threading.TIMEOUT_MAX) if self.stream.live else None
+            max_wait_s = None
+            if self.stream.live:
+                max_wait_s = min(self.settings.pace("max_wait_s"), threading.TIMEOUT_MAX)
             for piece in cut(chunks, rows=size, positions=dict(self.positions), max_wait_s=max_wait_s):
                 if stop.is_set() and max_wait_s is None and piece.num_rows < size:
                     # The stop cut this batch short, not the end of the stream: the next run reads it whole.

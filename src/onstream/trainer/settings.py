@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from onstream.checkpoints import is_tag_name
 from onstream.errors import JobError
 
 __all__ = ["Settings"]
+
+# By default, and where the model is served while it learns: then an example is to count within half a second.
+_PACES = {"max_wait_s": (1.0, 0.05), "checkpoint_every_s": (10.0, 0.25)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +22,13 @@ class Settings:
     ----------
     batch_size : int
         Rows of a batch.
-    max_wait_s : float
-        On a slow stream, the longest that a row waits for its batch to fill, in seconds.
+    max_wait_s : float, optional
+        On a slow stream, the longest that a row waits for its batch to fill, in seconds. By default 1, and 0.05
+        where the model is served while it learns (`onstream run`).
     read_ahead : int
         Batches that are read, decoded and hashed ahead of the learner.
-    checkpoint_every_s : float
-        Seconds between checkpoints.
+    checkpoint_every_s : float, optional
+        Seconds between checkpoints. By default 10, and 0.25 where the model is served while it learns.
     keep : int
         Checkpoints that are kept, besides tagged ones.
     max_bad_share : float
@@ -51,9 +56,9 @@ class Settings:
     """
 
     batch_size: int = 1024
-    max_wait_s: float = 1.0
+    max_wait_s: float | None = None
     read_ahead: int = 8
-    checkpoint_every_s: float = 10.0
+    checkpoint_every_s: float | None = None
     keep: int = 5
     max_bad_share: float = 0.1
     window: int = 100_000
@@ -74,6 +79,8 @@ class Settings:
                 raise JobError(f"{name} must be a whole number of at least 1, got {value!r}")
         for name in ("max_wait_s", "checkpoint_every_s", "report_every_s"):
             value = getattr(self, name)
+            if value is None and name in _PACES:
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise JobError(f"{name} must be a positive number of seconds, got {value!r}")
         share = self.max_bad_share
@@ -95,3 +102,8 @@ class Settings:
     def only(self) -> Settings:
         """Return the settings alone, without what a subclass adds."""
         return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
+
+    def pace(self, name: Literal["max_wait_s", "checkpoint_every_s"], *, served: bool = False) -> float:
+        """Return a pace as it was set, or else the default: that of a model that is `served` is faster."""
+        own: float | None = getattr(self, name)
+        return _PACES[name][served] if own is None else own
