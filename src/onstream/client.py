@@ -405,10 +405,17 @@ def _understood(error: BaseException, address: str) -> OnstreamError:
 
 def _one_batch(rows: Rows) -> pa.RecordBatch:
     """Return rows as one record batch."""
-    if isinstance(rows, Mapping):
-        rows = [rows]
-    if isinstance(rows, pa.RecordBatch):
-        return rows
+    batch = (
+        rows
+        if isinstance(rows, pa.RecordBatch)
+        else _converted([rows] if isinstance(rows, Mapping) else rows)
+    )
+    if not batch.num_columns:
+        raise RequestError("the rows have no columns")
+    return batch
+
+
+def _converted(rows: Rows) -> pa.RecordBatch:
     try:
         if hasattr(rows, "__arrow_c_array__"):
             return pa.record_batch(rows)

@@ -76,8 +76,16 @@ def test_selected_columns_only_are_decoded(tmp_path):
     selected = log.select(["c", "a", "missing"])
     assert rows_of(read(selected)) == [{"a": 1, "c": 2.0}]
     assert selected.schema().names == ["a", "c"]
-    with pytest.raises(StreamError, match="none of the columns"):
-        read(log.select(["missing"]))
+
+
+def test_a_batch_with_none_of_the_selected_columns_comes_whole_and_one_without_columns_is_refused(tmp_path):
+    log = made(tmp_path)
+    log.append(pa.record_batch({"a": [1]}))
+    log.append(pa.record_batch({"b": [2], "c": [3]}))
+    assert rows_of(read(log.select(["a", "d"]))) == [{"a": 1}, {"b": 2, "c": 3}]
+    with pytest.raises(ColumnError, match="2 rows to append have no columns"):
+        log.append(pa.record_batch({"a": [1, 2]}).select([]))
+    assert log.end == 2
 
 
 def test_large_batches_are_stored_in_pieces(tmp_path, monkeypatch):

@@ -164,7 +164,7 @@ class Log:
         StreamError
             If the rows cannot be written, for instance because the disk is full; then none of them is there.
         ColumnError
-            If a row is larger than SQLite can hold, or an array is not valid.
+            If a row is larger than SQLite can hold, an array is not valid, or there are no columns.
         RequestError
             If the number was used for other rows, or is lower than the writer's newest and not known (any
             more): the numbers before the newest are forgotten with their rows, by retention.
@@ -181,6 +181,8 @@ class Log:
             raise ColumnError(
                 f"a log takes record batches, tables and lists of dicts, got {type(rows).__name__}"
             )
+        if rows.num_rows and not rows.num_columns:
+            raise ColumnError(f"{rows.num_rows} rows to append have no columns")
         made = self._appender.append(Append(rows, writer, sequence, answer, self.clock.time()))
         with self._appended:
             self._appended.notify_all()
@@ -367,7 +369,11 @@ class Log:
                 self._appended.wait(POLL_S)
 
     def _decode(self, data: bytes) -> pa.RecordBatch:
-        """Return a stored batch, with the wanted columns that it has."""
+        """Return a stored batch with the wanted columns that it has; with all of its own if it has none of them.
+
+        Anyone may append. Such a batch must not end the reading: its rows are rejected as those of any other
+        batch that lacks a column.
+        """
         wanted = self._columns
         with pa.ipc.open_stream(data) as stream:
             if wanted is None:
@@ -376,9 +382,8 @@ class Log:
                 wanted = (*wanted, self.rate.column)
             names = stream.schema.names
         included = [i for i, name in enumerate(names) if name in wanted]
-        if not included:
-            raise StreamError(f"log {str(self.path)!r} has none of the columns {wanted}; it has {names}")
-        with pa.ipc.open_stream(data, options=pa.ipc.IpcReadOptions(included_fields=included)) as stream:
+        options = pa.ipc.IpcReadOptions(included_fields=included or None)
+        with pa.ipc.open_stream(data, options=options) as stream:
             return stream.read_next_batch()
 
     def _drop_old(self, connection: sqlite3.Connection) -> None:
