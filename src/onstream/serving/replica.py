@@ -188,6 +188,9 @@ class Replica:
                     except OnstreamError as error:
                         self._pass_over(version, error)
                     else:
+                        # What was passed over for this version no longer matters, unless it is newer.
+                        newer = {v: failure for v, failure in self._failed.items() if v > version}
+                        self._failed = newer if self._tag is None else {}
                         return self._swap(copy)
                 self._trouble = None
             except OnstreamError as error:

@@ -34,6 +34,8 @@ __all__ = ["Addresses", "Server"]
 
 # How often it is looked whether models are ready, for notes.
 _WATCH_S = 0.25
+# How long the server stays to say that it is going away.
+_FAREWELL_S = 0.2
 
 
 class Server:
@@ -241,7 +243,14 @@ class Server:
 
     async def _drain(self, models: Collection[Served], wires: Wires) -> bool:
         bound_s = self._settings.drain_s
+        end = asyncio.get_running_loop().time() + bound_s
         for model in models:
             model.refuse()
-        answered = [in_thread(partial(model.drain, bound_s)) for model in models]
-        return all([await wires.close(bound_s), *await asyncio.gather(*answered)])
+        # Whoever asks now is told UNAVAILABLE by REST and gRPC, and so is who asks whether the server is ready: a
+        # port that is closed at once cancels calls that are under way to it.
+        drained = await asyncio.gather(
+            wires.close_flight(bound_s),
+            *(in_thread(partial(model.drain, bound_s)) for model in models),
+            asyncio.sleep(min(_FAREWELL_S, bound_s), True),
+        )
+        return await wires.close(max(0.0, end - asyncio.get_running_loop().time())) and all(drained)

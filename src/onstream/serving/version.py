@@ -18,7 +18,7 @@ from onstream.serving.model import Input, Signature
 from onstream.streams import Place
 from onstream.tables import TableGroup
 
-__all__ = ["Copy", "Version"]
+__all__ = ["Copy", "Version", "signature_of"]
 
 _KINDS: dict[str, Literal["id", "list", "number", "tensor"]] = {
     "Id": "id",
@@ -142,7 +142,7 @@ class Copy:
         self.version = Version(
             manifest.version,
             manifest.facts,
-            _signature(described, self._features),
+            signature_of(described, self._features),
             self._features,
             self._tables,
             self._network,
@@ -193,7 +193,8 @@ def _job_facts(manifest: Manifest) -> tuple[Any, int]:
     raise CheckpointError("it does not say what its features and settings are; train it with a Job")
 
 
-def _signature(described: Mapping[str, Any], features: Features) -> Signature:
+def signature_of(described: Mapping[str, Any], features: Features) -> Signature:
+    """Return what a model of these features takes and gives."""
     shapes = {field.name: field.shape for field in features.layout.fields}
     columns: dict[str, Input] = {}
     for facts in described["declarations"]:

@@ -126,17 +126,20 @@ class Wires:
         bool
             Whether all that was begun was finished. Closing again does nothing.
         """
-        ending = []
+        ending = [self.close_flight(bound_s)]
         if self._grpc is not None:
             ending.append(self._close_grpc(bound_s))
-        if self._flight is not None:
-            flight = self._flight
-            ending.append(in_thread(lambda: flight.shutdown(bound_s)))
         if self._rest is not None:
             ending.append(self._close_rest(self._rest, bound_s))
-        elif self._socket is not None:
+        ended = await asyncio.gather(*ending)
+        if self._socket is not None:
             self._socket.close()
-        return all(await asyncio.gather(*ending))
+        return all(ended)
+
+    async def close_flight(self, bound_s: float) -> bool:
+        """Do so with Flight only."""
+        flight = self._flight
+        return flight is None or await in_thread(lambda: flight.shutdown(bound_s))
 
     def _addresses(self) -> Addresses:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
