@@ -12,6 +12,7 @@ import numpy as np
 
 from onstream.checkpoints.files import StoredFile, read_sealed, seal
 from onstream.checkpoints.segments import SegmentFile, TableShape
+from onstream.checkpoints.store import is_file_name, is_text
 from onstream.contracts import Positions, Store
 from onstream.errors import CheckpointError, DamagedError
 
@@ -263,8 +264,7 @@ class _Reader:
 
     def file_name(self, value: Any, place: str) -> str:
         name = self.of(str, value, place)
-        parts = name.split("/")
-        if "\\" in name or "\0" in name or any(not part or part.startswith(".") for part in parts):
+        if not is_file_name(name):
             self.refuse(place, "a relative name that stays in the store", name)
         return name
 
@@ -276,7 +276,7 @@ class _Reader:
 
     def mapping(self, value: Any, place: str) -> dict[str, Any]:
         found: dict[str, Any] = self.of(dict, value, place)
-        if not all(isinstance(key, str) for key in found):
+        if not all(isinstance(key, str) and is_text(key) for key in found):
             self.refuse(place, "names as keys", list(found))
         return found
 
@@ -293,7 +293,7 @@ class _Reader:
         return found
 
     def refuse(self, place: str, expected: str, got: Any) -> None:
-        raise self.error(f"checkpoint file {self.name!r}: {place} must be {expected}, got {got!r}")
+        raise self.error(f"checkpoint file {self.name!r}: {place} must be {expected}, got {got!r:.500}")
 
 
 def _chain_to_json(chain: Chain) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from onstream.checkpoints.blocks import is_plain
 from onstream.checkpoints.files import Part, StoredFile, load, put
 from onstream.contracts import Array, Delta, Store
 from onstream.errors import DamagedError, ShapeError
@@ -151,8 +152,8 @@ def open_segment(
         If the file is missing, changed, or no segment of this table; the message names it.
     """
     data = load(store, entry, verify=verify)
-    schema = _schema(shape)
     try:
+        schema = _schema(shape)
         # Arrow's own projection would copy the columns out of the map; leaving columns of a mapped file alone
         # costs nothing.
         reader = pa.ipc.open_file(pa.BufferReader(data))
@@ -166,7 +167,11 @@ def open_segment(
                 f"checkpoint file {entry.name!r} has {reader.num_record_batches} record batches, "
                 f"expected one for each of {shape.partitions} partitions"
             )
-    except (pa.ArrowException, OSError) as error:
+        if not is_plain(data):
+            raise DamagedError(f"checkpoint file {entry.name!r} is compressed, which segments are not")
+    except DamagedError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise _damaged(entry, error) from error
     wanted = frozenset(schema.names if columns is None else columns) & frozenset(schema.names)
     return Segment(entry, shape, reader, wanted)

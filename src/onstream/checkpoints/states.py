@@ -60,9 +60,13 @@ def read_state(store: Store, entry: StoredFile, *, prefix: str = "") -> State:
         begin = 8 + int.from_bytes(data[:8], "little")
         header = json.loads(bytes(data[8:begin]))
         facts = json.loads(header[_RESERVED][_FACTS])
+        if not isinstance(facts, dict):
+            raise TypeError(f"its facts are {facts!r:.100}")
         arrays = safetensors.numpy.load(_part(header, data[begin:], prefix) if prefix else bytes(data))
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"checkpoint file {entry.name!r} cannot be read as a state: {error}") from error
+    except (safetensors.SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DamagedError(
+            f"checkpoint file {entry.name!r} cannot be read as a state: {error!s:.500}"
+        ) from error
     return State({key: a if a.flags.writeable else a.copy() for key, a in arrays.items()}, facts)
 
 
@@ -75,6 +79,9 @@ def _part(header: dict[str, Any], data: memoryview, prefix: str) -> bytes:
             chosen[name] = {**entry, "data_offsets": [at, at + end - begin]}
             parts.append(data[begin:end])
             at += end - begin
+            # Arrays that overlap would make more bytes of few.
+            if not 0 <= begin <= end or at > len(data):
+                raise ValueError(f"array {name!r} lies from {begin} to {end} of {len(data)} bytes")
     head = json.dumps(chosen).encode()
     return b"".join([len(head).to_bytes(8, "little"), head, *parts])
 

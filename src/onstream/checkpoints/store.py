@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterable
 from io import FileIO
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from onstream.errors import CheckpointError
 
-__all__ = ["LocalStore"]
+__all__ = ["LocalStore", "is_file_name", "is_text"]
 
 _TEMPORARY = ".tmp"
 
@@ -84,20 +85,24 @@ class LocalStore:
         FileNotFoundError
             If there is none of that name.
         CheckpointError
-            If the name leaves the store.
+            If the name leaves the store, or is that of a folder or a device.
         """
         path = self._path(name)
+        found = path.stat()
+        # Opening a pipe would wait for somebody to write to it.
+        if not stat.S_ISREG(found.st_mode):
+            raise CheckpointError(f"{name!r} in {str(self.root)!r} is no file")
         # An empty file cannot be mapped.
-        return pa.memory_map(str(path), "r") if path.stat().st_size else pa.OSFile(str(path), "r")
+        return pa.memory_map(str(path), "r") if found.st_size else pa.OSFile(str(path), "r")
 
     def names(self, prefix: str) -> list[str]:
-        """Return the names that begin with `prefix`, sorted. Links are no files of this store."""
+        """Return the names that begin with `prefix`, sorted. Links and names that are no text are not of this store."""
         folder = self.root.joinpath(*prefix.split("/")[:-1])
         found = []
         # A folder that cannot be read must not look empty: a log would begin anew in it.
         for base, folders, files in os.walk(folder, onerror=_raise_unless_missing):
             folders[:] = [f for f in folders if not f.startswith(".")]
-            paths = (Path(base, f) for f in files if not f.startswith("."))
+            paths = (Path(base, f) for f in files if not f.startswith(".") and is_text(f))
             found += [p.relative_to(self.root).as_posix() for p in paths if not p.is_symlink()]
         return sorted(name for name in found if name.startswith(prefix))
 
@@ -173,9 +178,9 @@ class LocalStore:
     def _path(self, name: str) -> Path:
         """Return the path of a name that does not leave the root."""
         parts = name.split("/")
-        if "\\" in name or "\0" in name or any(not part or part.startswith(".") for part in parts):
+        if not is_file_name(name):
             raise CheckpointError(
-                f"file name {name!r} is not allowed in {str(self.root)!r}: "
+                f"file name {name!r:.500} is not allowed in {str(self.root)!r}: "
                 f"names are relative, without '..', backslash, NUL or a leading dot"
             )
         path = self.root.joinpath(*parts)
@@ -185,6 +190,22 @@ class LocalStore:
                 f"file name {name!r} leads out of {str(self.root)!r} to {real!r}; remove the link"
             )
         return path
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a name is one that a store can have: relative, and not leaving it."""
+    parts = name.split("/")
+    return (
+        "\\" not in name
+        and "\0" not in name
+        and is_text(name)
+        and not any(not part or part.startswith(".") for part in parts)
+    )
+
+
+def is_text(name: str) -> bool:
+    """Return whether a name can be encoded: JSON and file systems may have halves of characters in it."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _raise_unless_missing(error: OSError) -> None:
