@@ -95,7 +95,16 @@ def test_a_learner_that_is_not_servable_exports_nothing():
     assert (learner.export(), learner.notes) == (None, [])
 
 
-def test_equal_networks_export_to_equal_bytes_in_every_process():
+def test_a_network_exports_to_equal_bytes_whatever_it_has_learned():
+    first, layout = trained("modal")
+    second = Torch(NETWORKS["modal"][0])
+    second.bind(layout, 1)
+    second.load(first.state())
+    second.learn(*drawn(layout, 64, 7))
+    assert second.export().arrays["archive"].tobytes() == first.export().arrays["archive"].tobytes()
+
+
+def test_a_network_exports_to_equal_bytes_in_every_process():
     own = trained("several labels")[0].export().arrays["archive"].tobytes()
     command = [sys.executable, "-m", "tests.learners.exporting", "several labels"]
     other = subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[2])
