@@ -40,7 +40,7 @@ class Seen:
 @dataclass(frozen=True)
 class Address:
     port: int
-    seen: Seen
+    seen: Seen = field(repr=False)
     models: MutableMapping
 
     @property

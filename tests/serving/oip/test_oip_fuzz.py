@@ -21,10 +21,10 @@ from .test_oip_rpc import INFER as INFER_RPC
 from .test_oip_rpc import request
 
 # Small enough for examples to run into them.
-LIMITS = Limits(max_rows=6, max_inputs=8, max_body_bytes=20_000, timeout_s=0.2)
+LIMITS = Limits(max_rows=6, max_inputs=8, max_body_bytes=20_000, timeout_s=20.0)
 
 quick = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-deep = settings(quick, max_examples=20_000)
+deep = settings(quick, max_examples=5_000)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def send(address: Address, content: bytes, headers: dict[str, str]) -> int:
 
 
 def check_rest(address: Address, content: bytes, **headers: str) -> None:
-    assert send(address, content, headers) in (200, 400, 413)
+    assert send(address, content, headers) in (200, 400, 413, 504)
     good, length = binary_request()
     assert send(address, good, {"Inference-Header-Content-Length": length}) == 200
 

@@ -220,7 +220,13 @@ def test_binary_parts_must_be_as_long_as_they_say(rest, model, size, parts, says
 
 @pytest.fixture(scope="module")
 def small(served):
-    with rest_server({"ads": served}, limits=Limits(max_body_bytes=10_000, timeout_s=0.5)) as address:
+    with rest_server({"ads": served}, limits=Limits(max_body_bytes=10_000)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def hasty(served):
+    with rest_server({"ads": served}, limits=Limits(timeout_s=0.2)) as address:
         yield address
 
 
@@ -241,8 +247,8 @@ def test_a_streamed_body_is_read_no_further_than_the_limit(small, model):
     assert b" 413 " in answer.split(b"\r\n")[0]
 
 
-def test_a_body_that_does_not_arrive_is_given_up(small, model):
-    with socket.create_connection(("127.0.0.1", small.port), 30) as client:
+def test_a_body_that_does_not_arrive_is_given_up(hasty, model):
+    with socket.create_connection(("127.0.0.1", hasty.port), 30) as client:
         client.sendall(f"POST {INFER} HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n1".encode())
         answer = client.makefile("rb").read()
     assert b" 408 " in answer.split(b"\r\n")[0]
@@ -308,13 +314,13 @@ def test_the_timeout_that_envoy_tells_reaches_the_model(rest, model):
     assert model.timeouts == [1.5, 1.0, 30.0]
 
 
-def test_a_busy_model_says_when_to_ask_again_and_a_late_one_that_it_is_late(small, model):
+def test_a_busy_model_says_when_to_ask_again_and_a_late_one_that_it_is_late(hasty, model):
     model.loaded = ()
-    code, _, headers = ask(small, content=body(columns(1)))
+    code, _, headers = ask(hasty, content=body(columns(1)))
     assert (code, headers["retry-after"]) == (503, "1")
     model.loaded = (2, 1)
     model.open.clear()
-    assert ask(small, content=body(columns(1)))[0] == 504
+    assert ask(hasty, content=body(columns(1)))[0] == 504
 
 
 def test_what_fails_within_is_told_to_nobody_but_the_log(rest, model, caplog):
