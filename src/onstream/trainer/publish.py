@@ -69,8 +69,7 @@ class Gate:
                 if not examples >= self._min_examples:
                     known = 0 if math.isnan(examples) else examples
                     return (
-                        f"{number} is of {known:,.0f} examples, "
-                        f"the gate asks at least {self._min_examples:,}"
+                        f"{number} is of {known:,.0f} examples, the gate asks at least {self._min_examples:,}"
                     )
                 value = _number(metrics.get(number))
                 if not bound.holds(value):
