@@ -40,6 +40,7 @@ T = TypeVar("T")
 _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 1.0
 _SEND_BYTES = 16 << 20
+_SEND_ROWS = 1 << 18
 
 # The server gives up a little earlier than the wire, so that its own words come through.
 _EARLIER = 0.9
@@ -251,8 +252,8 @@ class Client:
 
         Notes
         -----
-        Rows that take more than 16 MiB are sent in parts, in order, unless they have a sequence number; if such
-        a call fails, the first parts may be there.
+        Rows that take more than 16 MiB, or are more than 262,144, are sent in parts, in order, unless they have a
+        sequence number; if such a call fails, the first parts may be there.
         """
         batch = _one_batch(rows)
         deadline = self._deadline(timeout_s)
@@ -436,8 +437,8 @@ def _converted(rows: Rows) -> pa.RecordBatch:
 
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Yield the rows in pieces of about `_SEND_BYTES`."""
-    step = max(1, batch.num_rows // max(1, -(-batch.nbytes // _SEND_BYTES)))
+    """Yield the rows in pieces of about `_SEND_BYTES`, and no more than `_SEND_ROWS`."""
+    step = min(_SEND_ROWS, max(1, batch.num_rows // max(1, -(-batch.nbytes // _SEND_BYTES))))
     for first in range(0, max(1, batch.num_rows), step):
         yield batch.slice(first, step)
 

@@ -1,13 +1,11 @@
-"""A job that learns from a log, in a thread of the test; and a server process to be killed."""
+"""A job that learns from a log, in a thread of the test."""
 
-import sys
 import threading
 from contextlib import contextmanager
 
 from torch import nn
 
-from onstream import SGD, Constant, Id, Job, Label, Log, Torch
-from onstream.serving.flight import FlightServer
+from onstream import SGD, Constant, Id, Job, Label, Torch
 
 
 class Sum(nn.Module):
@@ -45,17 +43,3 @@ def training(log, directory, **settings):
         assert not thread.is_alive()
         if errors:
             raise errors[0]
-
-
-def main(path: str, port: str) -> None:
-    """Serve a log on a port until killed; with "learn" as a third argument, train on it too."""
-    log = Log(path)
-    server = FlightServer({}, {"events": log}, port=int(port))
-    print(server.port, flush=True)
-    if sys.argv[3:]:
-        job(log, sys.argv[3], checkpoint_every_s=0.05).train()
-    threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:3])
