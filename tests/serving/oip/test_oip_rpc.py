@@ -6,6 +6,7 @@ import grpc
 import numpy as np
 import pytest
 
+from onstream.errors import RequestError
 from onstream.serving.oip.limits import Limits
 from onstream.serving.oip.messages import INFERENCE, message
 
@@ -132,6 +133,12 @@ def test_more_rows_than_the_limit_are_refused(served, model):
         grpc.StatusCode.INVALID_ARGUMENT,
         "a request must have from 1 to 3 rows, got 4 in input 'user'",
     )
+
+
+def test_an_error_with_a_long_text_keeps_its_status(rpc, model):
+    model.broken = RequestError("x" * 100_000)
+    code, text = refused(rpc, request(columns(1)))
+    assert (code, set(text)) == (grpc.StatusCode.INVALID_ARGUMENT, {"x"})
 
 
 def test_methods_that_are_not_there_are_unimplemented(rpc):

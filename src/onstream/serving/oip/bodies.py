@@ -20,6 +20,7 @@ from onstream.serving.oip.tensors import Tensor, output_of, output_shape, shown
 
 __all__ = ["Form", "TooLargeError", "inflate", "parse_ask", "render_answer"]
 
+_INT = {int}
 _NOTHING: dict[str, Any] = {}
 
 
@@ -163,19 +164,19 @@ def _tensors(inputs: list[dict[str, Any]], raw: bytes, common_missing: object) -
         name = _text(one, "name", "an input")
         datatype = _text(one, "datatype", name)
         shape = one.get("shape")
-        if type(shape) is not list or any(type(size) is not int for size in shape):
+        if type(shape) is not list or not set(map(type, shape)) <= _INT:
             raise RequestError(
                 f"input {shown(name)}: 'shape' must be a list of whole numbers, got {shown(shape)}"
             )
         parameters = _parameters(one, name)
+        size = parameters.get("binary_data_size")
         own_missing = None
-        if parameters:
+        if len(parameters) > (size is not None):
             refuse_parameters(parameters, f"input {shown(name)}")
             own_missing = parameters.get("missing")
         missing = None
         if own_missing is not None or common_missing is not None:
             missing = missing_for(datatype, own_missing, common_missing, name)
-        size = parameters.get("binary_data_size")
         if size is None:
             values = one.get("data")
             if type(values) is not list:

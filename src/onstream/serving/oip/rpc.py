@@ -122,6 +122,9 @@ _CONTENTS: Final[Mapping[str, str]] = {
 
 _SERVING, _NOT_SERVING = 1, 2
 
+# Clients refuse an answer whose metadata, which the text of an error is part of, is beyond 8 KiB.
+_MAX_DETAILS = 1000
+
 
 class _Rpc:
     def __init__(
@@ -149,7 +152,7 @@ class _Rpc:
                 return serialized
             except Exception as error:
                 record.status = status_of(error)
-                refusal = _CODES[record.status], error_text(error)
+                refusal = _CODES[record.status], error_text(error)[:_MAX_DETAILS]
             except BaseException as error:
                 record.status = status_of(error)
                 raise
