@@ -201,6 +201,7 @@ def _graph(record: Mapping[str, Any]) -> Graph:
             graph.steps.append(_step(node, places))
     graph.results = [places[_name(argument)] for argument in record["outputs"]]
     graph.size = len(places)
+    graph.drop_unused()
     graph.drop_early()
     return graph
 

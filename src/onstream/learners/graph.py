@@ -88,6 +88,17 @@ class Graph:
                 values[at] = None
         return [values[at] for at in self.results]
 
+    def drop_unused(self) -> None:
+        """Leave out steps whose results nobody takes, such as the features by name when a network stacks them."""
+        needed = set(self.results)
+        kept = []
+        for step in reversed(self.steps):
+            if _changes_nothing(step.function) and needed.isdisjoint(step.results):
+                continue
+            kept.append(step)
+            needed |= {slot.at for arg in step.arguments() for slot in _slots(arg)}
+        self.steps = kept[::-1]
+
     def drop_early(self) -> None:
         """Let each step forget what no later one takes: memory that is in the caches is used again."""
         seen = set(self.results)
@@ -125,6 +136,10 @@ class Region:
             return self.graph.run(inputs)
         with self.context():
             return self.graph.run(inputs)
+
+
+def _changes_nothing(function: Callable[..., Any]) -> bool:
+    return isinstance(function, torch._ops.OpOverload) and not function._schema.is_mutable
 
 
 def _filled(values: list[Any], arg: Any) -> Any:
