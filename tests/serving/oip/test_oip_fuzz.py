@@ -23,7 +23,7 @@ from .test_oip_rpc import request
 # Small enough for examples to run into them.
 LIMITS = Limits(max_rows=6, max_inputs=8, max_body_bytes=20_000, timeout_s=20.0)
 
-quick = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 deep = settings(quick, max_examples=5_000)
 
 
