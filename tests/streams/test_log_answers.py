@@ -196,3 +196,16 @@ def test_a_selected_log_answers_for_the_whole(tmp_path):
         log.append(numbers(0, 2), answer=True)
         log.select(["n"]).answer(learned(0, 2))
         assert clicks(log.answers(0, 2)) == [0, 0.5]
+
+
+def test_appends_are_synced_to_disk_also_after_answers_which_are_not(tmp_path):
+    with made(tmp_path) as log:
+        statements = []
+        log._file._writer.set_trace_callback(statements.append)
+        log.append(numbers(0, 2), answer=True)
+        log.answer(learned(0, 2))
+        log.append(numbers(2, 1))
+        log._file._writer.set_trace_callback(None)
+    kept = [s for s in statements if s.startswith(("PRAGMA synchronous", "BEGIN"))]
+    full, normal = "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"
+    assert kept == [full, "BEGIN IMMEDIATE", normal, "BEGIN IMMEDIATE", full, "BEGIN IMMEDIATE"]

@@ -58,7 +58,7 @@ class Log:
     The only partition is "log"; a position is the number of rows before it, counted from the first ever
     appended. An append is durable when it returns: SQLite in WAL mode, synced. Appends of one call are there
     whole or not at all. Any number of threads and processes on one machine may append and read; a reader in
-    the same process, of the same `Log`, wakes at once, another within some 20 ms.
+    the same process, of the same `Log`, wakes at once, another within some 5 ms.
 
     The file has a table `batches` (first, num_rows, time, last_byte, checksum, data): offset of the first
     row, number of rows, seconds since 1970, bytes appended so far, CRC-32 of the data, and one batch as an

@@ -15,15 +15,12 @@ import pyarrow as pa
 
 from onstream.contracts import Array, Label, Learned, Predictions
 from onstream.errors import DeadlineError, RequestError, StreamError, UnavailableError
-from onstream.streams.log_file import LogFile, fact, first_row
+from onstream.streams.log_file import POLL_S, LogFile, fact, first_row
 
 __all__ = ["PARTITION", "Answered", "Answers", "prediction_columns"]
 
 PARTITION = "log"
 """The name of the only partition of a log."""
-
-# How soon an answer of another process is seen; each look costs microseconds.
-_POLL_S = 0.005
 
 _UNCLEAR = "the predictions cannot be told apart: rows beside these were damaged or dropped"
 _NOT_LEARNED = "not learned: the loss or gradients of its batch were not finite"
@@ -106,7 +103,7 @@ class Answers:
                     f"rows {first} to {end} are in the log, but were not learned within {timeout_s} s"
                 )
             with self._new:
-                self._new.wait(_POLL_S)
+                self._new.wait(POLL_S)
 
     def _find(self, first: int, end: int) -> Answered | None:
         with self._file.look() as connection:

@@ -16,7 +16,9 @@ __all__ = ["POLL_S", "LogFile", "data_version", "fact", "first_row"]
 FORMAT = 2
 """Format 1 lacks the tables of writers and answers; opening such a file adds them."""
 
-POLL_S = 0.02
+POLL_S = 0.005
+"""How soon what another process commits is seen; each look costs microseconds."""
+
 _BUSY_S = 60.0
 
 # `last_byte` counts all bytes ever appended, so that retention by size needs no sum. The data stand last: a
