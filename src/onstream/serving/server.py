@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -188,17 +189,22 @@ class Server:
         self, models: Collection[Served], stop: asyncio.Event, note: Callable[[str], None] | None
     ) -> None:
         """Wait until it is time to stop, and tell meanwhile how the models are."""
-        ready: dict[str, bool] = {}
+        if note is None:
+            await stop.wait()
+            return
+        told: dict[str, str] = {}
         while not stop.is_set():
-            for model in models if note is not None else ():
+            for model in models:
                 reason = model.not_ready()
-                if ready.get(model.name) != (reason is None) and note is not None:
-                    versions = model.versions()
+                # Reasons differ if their words do: what is too old gets older all the time.
+                words = "" if reason is None else re.sub(r"\d+", "", reason)
+                if told.get(model.name) != words:
+                    told[model.name] = words
+                    versions = ", ".join(map(str, model.versions()))
                     note(
                         f"{model.name} is "
-                        + (f"not ready: {reason}" if reason else f"ready: version {versions[0]}")
+                        + (f"not ready: {reason}" if reason else f"ready: version {versions}")
                     )
-                ready[model.name] = reason is None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _WATCH_S)
 
