@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
+import orjson
 
 from onstream.contracts import Label
 from onstream.errors import RequestError
@@ -18,7 +16,7 @@ from onstream.serving.oip.calls import Ask, missing_for, refuse_parameters, time
 from onstream.serving.oip.limits import Limits
 from onstream.serving.oip.tensors import Tensor, output_of, output_shape, shown
 
-__all__ = ["Form", "TooLargeError", "inflate", "parse_ask", "render_answer"]
+__all__ = ["Form", "Parsed", "TooLargeError", "inflate", "parse_ask", "render_answer", "split"]
 
 _INT = {int}
 _NOTHING: dict[str, Any] = {}
@@ -36,6 +34,13 @@ class Form(NamedTuple):
 
     binary: bool
     named: dict[str, bool]
+
+
+class Parsed(NamedTuple):
+    """What a request asks, and in which form it is to be answered."""
+
+    ask: Ask
+    form: Form
 
 
 def inflate(body: bytes, encoding: bytes, limit: int) -> bytes:
@@ -64,23 +69,34 @@ def inflate(body: bytes, encoding: bytes, limit: int) -> bytes:
     return plain
 
 
-def parse_ask(body: bytes, header_length: bytes | None, limits: Limits) -> tuple[Ask, Form]:
-    """Return what a body asks for.
+def split(body: bytes, header_length: bytes | None) -> tuple[bytes, bytes]:
+    """Return the JSON of a body, and the raw bytes that follow it.
 
     Parameters
     ----------
     body : bytes
     header_length : bytes, optional
         Value of the header "Inference-Header-Content-Length": where JSON ends and raw bytes begin.
-    limits : Limits
 
     Raises
     ------
     RequestError
     """
-    message = _load(body if header_length is None else body[: _length(header_length, len(body))])
+    if header_length is None:
+        return body, b""
+    at = _length(header_length, len(body))
     # A copy: new bytes are aligned, as their readers need them.
-    raw = b"" if header_length is None else body[int(header_length) :]
+    return body[:at], body[at:]
+
+
+def parse_ask(head: bytes, raw: bytes, limits: Limits) -> Parsed:
+    """Return what a body asks for, from its JSON and the raw bytes that follow it.
+
+    Raises
+    ------
+    RequestError
+    """
+    message = _load(head)
     request_id = message.get("id", "")
     if type(request_id) is not str:
         raise RequestError(f"'id' must be a text, got {shown(request_id)}")
@@ -98,7 +114,7 @@ def parse_ask(body: bytes, header_length: bytes | None, limits: Limits) -> tuple
             if "binary_data" in wants:
                 named[name] = _flag(wants, "binary_data")
     form = Form(_flag(parameters, "binary_data_output"), named)
-    return Ask(request_id, tensors, names, timeout_of(parameters.get("timeout"))), form
+    return Parsed(Ask(request_id, tensors, names, timeout_of(parameters.get("timeout"))), form)
 
 
 def render_answer(
@@ -118,33 +134,34 @@ def render_answer(
             parts.append(values.tobytes())
             output["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
-            output["data"] = _json_values(values)
+            # Numbers that are not finite become null: JSON has no word for them.
+            output["data"] = values.ravel()
         outputs.append(output)
     facts: dict[str, Any] = {"model_name": model, "model_version": str(answer.version)}
     if ask.id:
         facts["id"] = ask.id
     facts["outputs"] = outputs
-    parts[0] = json.dumps(facts, separators=(",", ":")).encode()
+    parts[0] = orjson.dumps(facts, option=orjson.OPT_SERIALIZE_NUMPY)
     return parts, len(parts[0]) if len(parts) > 1 else None
-
-
-def _json_values(values: npt.NDArray[np.float32]) -> Sequence[float | None]:
-    """Return the values flat; JSON has no word for those that are not finite."""
-    flat: list[float] = values.ravel().tolist()
-    if np.isfinite(values).all():
-        return flat
-    return [value if math.isfinite(value) else None for value in flat]
 
 
 def _load(text: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise RequestError(f"the body is no JSON: {why}") from None
+        message = orjson.loads(text)
+    except ValueError:
+        message = _load_leniently(text)
     if type(message) is not dict:
         raise RequestError("the body must be a JSON object")
     return message
+
+
+def _load_leniently(text: bytes) -> Any:
+    """Read also the NaN and the half characters that clients in Python write."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RequestError(f"the body is no JSON: {why}") from None
 
 
 def _length(header: bytes, size: int) -> int:

@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, TypeGuard
 
+import pyarrow as pa
+
 from onstream.errors import (
     AccessError,
     DeadlineError,
@@ -155,18 +157,17 @@ class Calls:
             reader = self._readers[model.name] = TensorReader(signature, self.limits)
         return reader
 
-    async def predict(self, model: Model, version: int | None, ask: Ask, record: Record) -> Answer:
-        """Predict; the rows of a request are put into `record`.
+    async def predict(
+        self, model: Model, version: int | None, rows: pa.RecordBatch, timeout_s: float | None, record: Record
+    ) -> Answer:
+        """Predict the rows of a request; how many they are is put into `record`.
 
         Raises
         ------
         RequestError, NotFoundError, UnavailableError, DeadlineError
             As `Model.predict`, and DeadlineError when the model does not answer in time.
         """
-        rows = self.reader(model).read(ask.tensors)
-        timeout_s = (
-            self.limits.timeout_s if ask.timeout_s is None else min(ask.timeout_s, self.limits.timeout_s)
-        )
+        timeout_s = self.limits.timeout_s if timeout_s is None else min(timeout_s, self.limits.timeout_s)
         future = model.predict(rows, version=version, timeout_s=timeout_s)
         try:
             async with asyncio.timeout(timeout_s):

@@ -8,13 +8,16 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import pyarrow as pa
+
 from onstream.errors import AccessError, NotFoundError, RequestError, UnavailableError
 from onstream.serving.access import Access
 from onstream.serving.model import Model
-from onstream.serving.oip.bodies import TooLargeError, inflate, parse_ask, render_answer
+from onstream.serving.oip.bodies import Parsed, TooLargeError, inflate, parse_ask, render_answer, split
 from onstream.serving.oip.calls import Calls, Observe, Record, Status, error_text, status_of, version_of
 from onstream.serving.oip.limits import Limits
-from onstream.serving.oip.tensors import labels_of, shown
+from onstream.serving.oip.repeats import Repeats
+from onstream.serving.oip.tensors import TensorReader, labels_of, shown
 
 __all__ = ["App", "rest_app"]
 
@@ -95,6 +98,7 @@ class _App:
         self._calls = Calls(models, limits, observe)
         self._access = access
         self._limits = limits
+        self._repeats: dict[str, tuple[TensorReader, Repeats]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -182,15 +186,31 @@ class _App:
         record.model = name
         wanted = version_of(name, number)
         body = await _body(headers, receive, self._limits)
-        ask, form = parse_ask(body, headers.get(b"inference-header-content-length"), self._limits)
+        head, raw = split(body, headers.get(b"inference-header-content-length"))
+        (ask, form), rows = self._read(model, head, raw)
         ask.timeout_s = _sooner(ask.timeout_s, headers.get(b"x-envoy-expected-rq-timeout-ms"))
         labels = labels_of(model.signature(), ask.outputs)
-        answer = await self._calls.predict(model, wanted, ask, record)
+        answer = await self._calls.predict(model, wanted, rows, ask.timeout_s, record)
         parts, header_length = render_answer(name, answer, labels, record.rows, ask, form)
         if header_length is None:
             return _Response(200, parts, (_JSON,))
         length = (b"inference-header-content-length", str(header_length).encode())
         return _Response(200, parts, (_OCTETS, length))
+
+    def _read(self, model: Model, head: bytes, raw: bytes) -> tuple[Parsed, pa.RecordBatch]:
+        """Return what a body asks for, and of which rows."""
+        reader = self._calls.reader(model)
+        known, repeats = self._repeats.get(model.name, (None, None))
+        if known is not reader or repeats is None:
+            # Another reader is one of other inputs.
+            repeats = Repeats()
+            self._repeats[model.name] = reader, repeats
+        if (found := repeats.read(head, raw)) is not None:
+            return found
+        parsed = parse_ask(head, raw, self._limits)
+        rows = reader.read(parsed.ask.tensors)
+        repeats.keep(head, raw, parsed, rows)
+        return parsed, rows
 
 
 async def _body(headers: Headers, receive: Receive, limits: Limits) -> bytes:

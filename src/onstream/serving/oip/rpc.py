@@ -201,7 +201,8 @@ class _Rpc:
                 0.0, remaining_s if ask.timeout_s is None else min(ask.timeout_s, remaining_s)
             )
         labels = labels_of(model.signature(), ask.outputs)
-        answer = await self._calls.predict(model, wanted, ask, record)
+        rows = self._calls.reader(model).read(ask.tensors)
+        answer = await self._calls.predict(model, wanted, rows, ask.timeout_s, record)
         return _response(request, answer, labels, record.rows)
 
     def _check(self, context: Any) -> None:

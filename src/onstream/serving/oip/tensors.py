@@ -19,7 +19,16 @@ from onstream.serving.model import Input, Signature
 from onstream.serving.oip.limits import Limits
 from onstream.serving.oip.texts import Framed, read_texts
 
-__all__ = ["Missing", "Tensor", "TensorReader", "labels_of", "output_of", "output_shape", "shown"]
+__all__ = [
+    "Missing",
+    "Tensor",
+    "TensorReader",
+    "fixed_type",
+    "labels_of",
+    "output_of",
+    "output_shape",
+    "shown",
+]
 
 Missing: TypeAlias = int | str | None
 
@@ -141,6 +150,13 @@ def datatypes_of(column: Input) -> tuple[str, ...]:
     return ("BYTES", *_INTEGERS) if set(column.kinds) <= {"id", "list"} else _INTEGERS
 
 
+def fixed_type(one: Tensor) -> pa.DataType | None:
+    """Return the type of the column that a tensor's bytes are as they stand; None if they must be looked at."""
+    shape = one.shape
+    as_they_are = one.raw is not None and one.missing is None and one.datatype in _AS_THEY_ARE
+    return _FORMS[one.datatype].arrow if as_they_are and math.prod(shape) == shape[0] else None
+
+
 def labels_of(signature: Signature, names: Sequence[str]) -> Sequence[Label]:
     """Return the outputs of these names, in this order; all without names. Raises RequestError."""
     if not names:
@@ -209,6 +225,7 @@ _FORMS: Final[Mapping[str, _Raw]] = {
     "BYTES": _Raw(np.dtype("u1"), pa.string(), _TEXT),
 }
 _INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
+_AS_THEY_ARE = frozenset({*_INTEGERS, "FP32", "FP64"})
 _FLOATS = ("FP32", "FP64", "FP16", "BF16")
 
 
