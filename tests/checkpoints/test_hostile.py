@@ -333,6 +333,20 @@ def test_facts_of_a_state_that_are_no_object_are_refused(root: Path, facts: str)
         log.states(log.read(2), "learner")
 
 
+def test_arrays_of_a_state_that_lie_over_each_other_are_refused_before_they_are_copied(root: Path) -> None:
+    manifest = content(root)
+    block = {"dtype": "U8", "shape": [1 << 20], "data_offsets": [0, 1 << 20]}
+    header = {"__metadata__": {"onstream.facts": "{}"}} | {f"w/{i}": block for i in range(100)}
+    text = json.dumps(header).encode()
+    data = struct.pack("<Q", len(text)) + text + bytes(1 << 20)
+    put_file(root, manifest["states"]["learner"], data, manifest)
+    log = CheckpointLog(LocalStore(root))
+    with pytest.raises(DamagedError, match="array 'w/1' lies from 0 to 1048576"):
+        log.states(log.read(2), "learner", prefix="w/")
+    with pytest.raises(DamagedError, match="cannot be read as a state"):
+        log.states(log.read(2), "learner")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

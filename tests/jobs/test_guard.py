@@ -111,6 +111,16 @@ def test_resumed_it_learns_every_row_once_and_does_not_pause_again_on_the_same_r
     assert set(differences(free, model(tmp_path / "model"))) <= {"state/guard"}
 
 
+def test_what_is_usual_is_remembered_where_it_was_stopped(tmp_path):
+    source = stream(tmp_path / "a.parquet", jump="clicks")
+    whole = run(guarded(source, tmp_path / "whole"))
+    job = guarded(source, tmp_path / "model")
+    watch = Watch(until=lambda progress: progress.examples >= QUIET - BATCH)
+    job.train(watch, stop=watch.stop)
+    assert watch.seen[-1].examples < QUIET
+    assert run(job).pauses[0].examples == whole.pauses[0].examples
+
+
 def test_stopped_while_paused_it_is_paused_when_it_starts_again(tmp_path):
     job = guarded(stream(tmp_path / "a.parquet", jump="clicks"), tmp_path / "model")
     first = run(job)
@@ -235,6 +245,16 @@ def test_a_rate_that_was_zero_and_is_no_more_has_jumped():
         guard.update(batch([0] * 10), 0)
     assert guard.refusal(batch([0] * 10)) is None
     assert "label_rate of 'click' is inf" in guard.refusal(batch([0] * 9 + [1]))
+
+
+def test_the_long_run_forgets_half_every_hundred_windows():
+    guard = Guard("label_rate <= 2", CLICK, 10, ids=True)
+    for label, batches in ((1, 101), (0, 100)):
+        for _ in range(batches):
+            guard.update(batch([label] * 10), 0)
+    long_run = guard.state().arrays["label/click"][0]
+    # A hundred windows of clicks, then a hundred more, of which the first ended the clicks.
+    assert long_run[1] / long_run[0] == pytest.approx(1 / 3, abs=0.01)
 
 
 def test_rows_without_the_label_do_not_count():
