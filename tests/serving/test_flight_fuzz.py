@@ -3,6 +3,7 @@
 import contextlib
 import json
 
+import grpc
 import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
@@ -133,6 +134,77 @@ def test_a_stream_that_is_left_in_the_middle_harms_nobody(client, step, cancel):
         reader.cancel()
     else:
         looked_at(stream.close)
+    still_answers(client)
+
+
+def field(number, data):
+    """A field of a protobuf message that holds bytes."""
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def varint(value):
+    return bytes([value & 127 | 128]) + varint(value >> 7) if value > 127 else bytes([value])
+
+
+def flight_data(message, descriptor=b""):
+    """An encapsulated IPC message as Flight's own message, as a client in any language writes it."""
+    size = int.from_bytes(message[4:8], "little")
+    about = field(1, descriptor) if descriptor else b""
+    return about + field(2, message[8 : 8 + size]) + field(1000, message[8 + size :])
+
+
+LISTS = pa.record_batch({"x": [1.0, None], "s": ["a", "bc"], "l": [[1], [2, 3]], "n": pa.nulls(2)})
+PUT = b"\x08\x01"
+EXCHANGE = b"\x08\x02" + field(2, b'{"verb": "predict"}')
+
+
+@pytest.fixture(scope="module")
+def channel(server):
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield channel
+
+
+def talk(channel, call, messages):
+    stream = channel.stream_stream(f"/arrow.flight.protocol.FlightService/{call}")
+    try:
+        return list(stream(iter(messages), timeout=20))
+    except grpc.RpcError as error:
+        assert not [word for word in FORBIDDEN if word in error.details()], error.details()
+        assert error.code() not in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+        return error
+
+
+@pytest.mark.parametrize(("call", "descriptor"), [("DoPut", PUT), ("DoExchange", EXCHANGE)])
+def test_unharmed_bytes_are_answered(channel, call, descriptor):
+    messages = [
+        flight_data(bytes(LISTS.schema.serialize()), descriptor),
+        flight_data(bytes(LISTS.serialize())),
+    ]
+    assert isinstance(talk(channel, call, messages), list)
+
+
+@STEADY
+@given(
+    st.sampled_from([("DoPut", PUT), ("DoExchange", EXCHANGE)]),
+    st.lists(
+        st.tuples(st.integers(0, 1), st.integers(0, 10_000), st.binary(min_size=1, max_size=8)),
+        min_size=1,
+        max_size=3,
+    ),
+    st.integers(0, 3),
+)
+def test_bytes_that_were_tampered_with_end_in_an_error_in_words(client, channel, call, changes, lost):
+    verb, descriptor = call
+    parts = [bytearray(LISTS.schema.serialize()), bytearray(LISTS.serialize())]
+    for which, at, changed in changes:
+        begin = 8 + at % (len(parts[which]) - 8)
+        parts[which][begin : begin + len(changed)] = changed[: len(parts[which]) - begin]
+    messages = [flight_data(bytes(parts[0]), descriptor), flight_data(bytes(parts[1]))]
+    if lost == 1:
+        messages = messages[1:]
+    elif lost == 2:
+        messages[1] = messages[1][: len(messages[1]) // 2]
+    talk(channel, verb, messages)
     still_answers(client)
 
 

@@ -363,7 +363,7 @@ def _chunks(reader: fl.MetadataRecordBatchReader) -> Iterator[fl.FlightStreamChu
             return
         except fl.FlightError as error:
             raise UnavailableError("the client went away") from error
-        except pa.ArrowException:
+        except Exception:  # of many kinds, as bytes can be wrong in many ways
             raise RequestError("the stream is not valid Arrow") from None
         yield chunk
 
