@@ -5,7 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,14 +20,16 @@ from rich.table import Table
 from rich.text import Text
 
 from onstream.checkpoints import CheckpointLog, LocalStore, Manifest
+from onstream.cli_run import train_and_serve
 from onstream.cli_serving import serve
 from onstream.errors import JobError, OnstreamError
 from onstream.features import guess, render
-from onstream.job import load_job
+from onstream.job import Job, load_job
+from onstream.serving.beside import Status
 from onstream.streams import Files
 from onstream.templates import TEMPLATES, job_text, write_sample
 from onstream.terminal import size_text, watching
-from onstream.trainer import Settings, read_pause
+from onstream.trainer import Observer, Settings, Summary, read_pause
 from onstream.trainer import resume as resume_job
 
 __all__ = ["app", "run"]
@@ -48,6 +53,8 @@ Changes = Annotated[
         "--set", metavar="NAME=VALUE", help="Change a setting, such as batch_size=4096 or learner.lr=0.01."
     ),
 ]
+
+Every = Annotated[float, typer.Option(metavar="SECONDS", help="Between lines where there is no terminal.")]
 
 _SAMPLE_ROWS = 5_000
 
@@ -112,17 +119,47 @@ def check(
 def train(
     path: JobFile,
     changes: Changes = None,
-    every: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Between lines where there is no terminal.")
-    ] = 5.0,
+    every: Every = 5.0,
 ) -> None:
     """Train until the stream ends, going on from the newest checkpoint. Ctrl-C stops with a checkpoint."""
     job = load_job(path).replace(parse_changes(changes))
     with watching(out, f"onstream train {path}", every_s=every) as view:
         summary = job.train(view)
-    progress = summary.progress
     if summary.resumed_from is not None and not summary.learned and not summary.stopped:
         say(f"the stream has nothing new; to learn it anew, remove {Path(job.directory).resolve()}")
+    _end(job, summary)
+
+
+app.command()(serve)
+
+
+@app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run_job(
+    context: typer.Context,
+    path: JobFile,
+    changes: Changes = None,
+    every: Every = 5.0,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What requests call the model; the name of its directory by default."
+        ),
+    ] = None,
+) -> None:
+    """Train a job and serve it while it learns. Takes the options of `onstream serve` too, such as --rest-port.
+
+    If the job reads an embedded log, as in Job(Log("events.db"), ...), the server accepts examples for it, from the
+    client or over Arrow Flight. Ctrl-C stops with a checkpoint.
+    """
+    job = load_job(path).replace(parse_changes(changes))
+    watch = partial(_watching, f"onstream run {path}", every)
+    summary = train_and_serve(job, name, context.args, watch)
+    _end(job, summary)
+
+
+def _end(job: Job, summary: Summary) -> None:
+    """Say how a run ended, and exit as its signals ask."""
+    progress = summary.progress
     say(
         f"{'stopped' if summary.stopped else 'the stream ended'}: {summary.learned:,} examples learned now, "
         f"{progress.examples:,} in all; "
@@ -141,7 +178,8 @@ def train(
         raise typer.Exit(130)
 
 
-app.command()(serve)
+def _watching(title: str, every_s: float, served: Callable[[], Status]) -> AbstractContextManager[Observer]:
+    return watching(out, title, every_s=every_s, served=served)
 
 
 @app.command()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onstream.errors import JobError
+from onstream.serving.beside import STATUS
+
+if TYPE_CHECKING:
+    from onstream.serving.server import Server
 
 __all__ = ["serve"]
 
@@ -100,6 +107,19 @@ def serve(
         typer.Option(help="Workers of each model.", show_default="half of the processors, at most 4"),
     ] = None,
     torch_threads: Annotated[int, typer.Option(help="Threads of one operation of a network.")] = 1,
+    retention_rows: Annotated[
+        int | None, typer.Option(metavar="ROWS", help="Drop examples of a log once so many came after them.")
+    ] = None,
+    retention_bytes: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="Drop them once so much came after them.")
+    ] = None,
+    retention_s: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Drop them once they are so old.")
+    ] = None,
+    beside: Annotated[
+        bool,
+        typer.Option("--beside", hidden=True, help="Tell a parent process the numbers, and end when it does."),
+    ] = False,
 ) -> None:
     """Serve the newest version of a model, and follow it as it learns. Ctrl-C or SIGTERM finishes what was begun.
 
@@ -115,6 +135,13 @@ def serve(
     directories = _named(models, name)
     if record is not None and len(directories) > 1:
         raise JobError("--record keeps the predictions of one model; serve one, or leave it out")
+    paths = _pairs(log or [], "--log")
+    retention = {
+        "retention_rows": retention_rows,
+        "retention_bytes": retention_bytes,
+        "retention_s": retention_s,
+    }
+    logs = {log_name: Log(path, **retention) for log_name, path in paths.items()}  # type: ignore[arg-type]
     specs = {
         model: ModelSettings(
             directory=directory,
@@ -127,6 +154,8 @@ def serve(
             max_queue_rows=queue_rows,
             threads=threads,
             record=record,
+            # Examples go to the model of their log's name.
+            examples=logs.get(model),
         )
         for model, directory in directories.items()
     }
@@ -146,7 +175,6 @@ def serve(
         client_ca=client_ca,
         insecure=insecure,
     )
-    logs = {log_name: Log(path) for log_name, path in _pairs(log or [], "--log").items()}
 
     def listening(addresses: Addresses) -> None:
         wires = {"REST": addresses.rest, "gRPC": addresses.grpc, "Flight": addresses.flight}
@@ -154,8 +182,11 @@ def serve(
             "listening: " + ", ".join(f"{wire} {where}" for wire, where in wires.items() if where is not None)
         )
 
+    server = Server(specs, settings, access, logs=logs)
+    if beside:
+        threading.Thread(target=_stop_with_parent, args=(server,), daemon=True).start()
     try:
-        drained = Server(specs, settings, access, logs=logs).run(listening, _say)
+        drained = server.run(listening, _say, _tell_status if beside else None)
     finally:
         for kept in logs.values():
             kept.close()
@@ -163,6 +194,17 @@ def serve(
         _say(f"stopped; not all requests were finished within {drain:g} s")
         raise typer.Exit(1)
     _say("stopped; all requests that were taken were answered")
+
+
+def _stop_with_parent(server: Server) -> None:
+    # The parent holds the other end, and says nothing: it ends when the parent does, however that comes about.
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    server.stop()
+
+
+def _tell_status(numbers: dict[str, float]) -> None:
+    _say(STATUS + json.dumps(numbers))
 
 
 def _say(text: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,6 +18,8 @@ from rich.text import Text
 
 from onstream.evaluate import LabelReport
 from onstream.trainer import Observer, Progress
+
+Served: TypeAlias = Callable[[], Mapping[str, float]]
 
 __all__ = ["LineView", "LiveView", "size_text", "watching"]
 
@@ -38,12 +41,23 @@ _CURVES = ("auc", "accuracy", "rmse")
 
 
 @contextmanager
-def watching(console: Console, title: str, *, every_s: float = 5.0) -> Iterator[Observer]:
-    """Watch a job on this console: live if it is a terminal, else by a line every `every_s` seconds."""
+def watching(
+    console: Console, title: str, *, every_s: float = 5.0, served: Served | None = None
+) -> Iterator[Observer]:
+    """Watch a job on this console: live if it is a terminal, else by a line every `every_s` seconds.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+    title : str
+    every_s : float
+    served : callable, optional
+        Returns the newest numbers of a server beside the job; they are shown with its own.
+    """
     if not console.is_terminal:
-        yield LineView(console, every_s=every_s)
+        yield LineView(console, every_s=every_s, served=served)
         return
-    view = LiveView(console, title)
+    view = LiveView(console, title, served=served)
     with Live(get_renderable=view.render, console=console, refresh_per_second=4):
         yield view
 
@@ -51,8 +65,9 @@ def watching(console: Console, title: str, *, every_s: float = 5.0) -> Iterator[
 class LineView:
     """Print a line with the newest numbers, at most every `every_s` seconds; notes at once."""
 
-    def __init__(self, console: Console, *, every_s: float = 5.0) -> None:
+    def __init__(self, console: Console, *, every_s: float = 5.0, served: Served | None = None) -> None:
         self._console = console
+        self._served = served
         self._every_s = every_s
         self._printed = -math.inf
 
@@ -60,7 +75,7 @@ class LineView:
         """Print the newest numbers, if the last line is old enough."""
         if time.monotonic() - self._printed >= self._every_s:
             self._printed = time.monotonic()
-            self._print(line(progress))
+            self._print(line(progress, self._served() if self._served else None))
 
     def note(self, text: str) -> None:
         """Print what happened."""
@@ -73,8 +88,9 @@ class LineView:
 class LiveView:
     """Redraw one panel with everything that matters."""
 
-    def __init__(self, console: Console, title: str) -> None:
+    def __init__(self, console: Console, title: str, *, served: Served | None = None) -> None:
         self._console = console
+        self._served = served
         self._title = title
         self._progress: Progress | None = None
         self._taken = time.monotonic()
@@ -105,12 +121,14 @@ class LiveView:
             Text.assemble("  ", (f"{name}  ", "dim"), (sparkline(curve), "green"), f"  {curve[-1]:.4f}")
             for name, curve in self._curves.items()
         ]
+        if self._served is not None:
+            parts += [Text(), _service(self._served())]
         parts += _waits(progress)
         return Panel(Group(*parts), title=Text(self._title, "bold"), border_style="cyan", padding=(1, 2))
 
 
-def line(progress: Progress) -> str:
-    """Return the newest numbers as one line of key=value pairs."""
+def line(progress: Progress, served: Mapping[str, float] | None = None) -> str:
+    """Return the newest numbers as one line of key=value pairs; those of a server beside come last."""
     parts = [f"examples={progress.examples}", f"examples/s={progress.examples_per_s:.0f}"]
     for name, label in progress.report.labels.items():
         prefix = f"{name}." if len(progress.report.labels) > 1 else ""
@@ -131,6 +149,8 @@ def line(progress: Progress) -> str:
     parts += [f"{name}={_number(value)}" for name, value in (progress.guard or {}).items()]
     if progress.paused is not None:
         parts.append(f'paused="{progress.paused}"')
+    for name, value in (served or {}).items():
+        parts.append(f"served_{name}={value:.0f}" if name == "version" else f"served_{name}={value:.4g}")
     return " ".join(parts)
 
 
@@ -170,6 +190,30 @@ def _facts(progress: Progress, since_s: float) -> Table:
         version = "none" if progress.published.version is None else f"{progress.published.version}"
         grid.add_row(Text(progress.published.tag), version, "publishing", progress.published.state)
     return grid
+
+
+def _service(numbers: Mapping[str, float]) -> Table:
+    """Return what the server beside does, in the columns of the facts."""
+    grid = Table.grid(padding=(0, 3))
+    for style in ("dim", "bold", "dim", "bold"):
+        grid.add_column(style=style)
+    if not numbers:
+        grid.add_row("served", "no numbers yet")
+        return grid
+    version = "none yet" if "version" not in numbers else f"{numbers['version']:.0f}"
+    grid.add_row("requests/s", f"{numbers['requests_per_s']:,.0f}", "serves version", version)
+    grid.add_row("latency", _range(numbers, "p50_s", "p99_s"), "rows/s", f"{numbers['rows_per_s']:,.0f}")
+    fresh = _range(numbers, "freshness_p50_s", "freshness_p99_s")
+    refused = numbers["refused_per_s"]
+    grid.add_row("freshness", fresh, *(("refused/s", f"{refused:,.0f}") if refused else ("", "")))
+    return grid
+
+
+def _range(numbers: Mapping[str, float], half: str, most: str) -> str:
+    """Return a median and a 99th percentile, in milliseconds."""
+    if half not in numbers:
+        return "-"
+    return f"{numbers[half] * 1e3:,.1f} ms, p99 {numbers[most] * 1e3:,.1f} ms"
 
 
 def _waits(progress: Progress) -> list[RenderableType]:

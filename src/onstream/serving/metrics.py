@@ -14,6 +14,7 @@ import numpy.typing as npt
 from onstream.contracts import Predictions, Rows
 from onstream.errors import MissingExtraError
 from onstream.serving.batcher import Call
+from onstream.serving.tally import Tally
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -66,10 +67,16 @@ class Metrics:
     -----
     All families have names that begin with "onstream_"; the process's own registry is not touched. Counting
     one request takes some 5 microseconds. All methods may be called from any thread.
+
+    Attributes
+    ----------
+    tally : Tally
+        The same in a few numbers for people, since they were last looked at.
     """
 
     def __init__(self) -> None:
         """Make a registry of its own."""
+        self.tally = Tally()
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "onstream_requests",
@@ -136,6 +143,7 @@ class Metrics:
             )
         children.requests.inc()
         if children.seconds is not None and children.rows is not None:
+            self.tally.request(seconds, rows, answered=status == "ok")
             children.seconds.observe(seconds)
             if rows:
                 children.rows.inc(rows)
@@ -250,8 +258,10 @@ class ModelMetrics:
             return list(self._differences.items())
 
     def fresh(self, route: Route, seconds: float) -> None:
-        """Count a new version, by the age of its data when it began to answer."""
+        """Count data that a new version knows, by its age when the version began to answer."""
         self._metrics._freshness.labels(self._model, route).observe(seconds)
+        if route == "usual":
+            self._metrics.tally.fresh(seconds)
 
     def failed(self, route: Route) -> None:
         """Count a version that could not be loaded."""

@@ -23,6 +23,7 @@ from onstream.serving.model import Answer, Signature
 from onstream.serving.recorder import Recorder
 from onstream.serving.replica import Replica
 from onstream.serving.settings import ModelSettings, Share
+from onstream.streams.log import PARTITION
 
 __all__ = ["Served", "goes_to"]
 
@@ -223,6 +224,8 @@ class _Branch:
     ) -> None:
         self.route = route
         self._metrics = metrics
+        self._examples = settings.examples
+        self._known: int | None = None
         self.replica = _Followed(settings.directory, tag=which, report=self._failed, swapped=self._swapped)
         self._stop = threading.Event()
         self._died: str | None = None
@@ -274,9 +277,17 @@ class _Branch:
             self._died = f"following of checkpoints ended with {type(error).__name__}"
 
     def _swapped(self) -> None:
-        found = self.replica.status()
-        if found.cut_s is not None and found.swapped_s is not None:
-            self._metrics.fresh(self.route, max(0.0, found.swapped_s - found.cut_s))
+        now = time.time()
+        with self.replica.reading() as version:
+            cut_s, known = version.cut_s, version.positions.get(PARTITION, 0)
+        if self._examples is None:
+            born = [] if cut_s is None else [cut_s]
+        else:
+            # Of a first version nobody knows what of it is new.
+            born = [] if self._known is None else self._examples.arrivals(self._known, known)
+            self._known = known
+        for then in born:
+            self._metrics.fresh(self.route, max(0.0, now - then))
 
     def _failed(self, why: str) -> None:
         _log.warning("%s: %s", self.route, why)

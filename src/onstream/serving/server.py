@@ -7,6 +7,7 @@ import contextlib
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -35,6 +36,9 @@ __all__ = ["Addresses", "Server"]
 
 # How often it is looked whether models are ready, for notes.
 _WATCH_S = 0.25
+
+# How often it is told what was served.
+_STATUS_S = 1.0
 # How long the server stays to say that it is going away.
 _FAREWELL_S = 0.2
 
@@ -113,6 +117,7 @@ class Server:
         self,
         listening: Callable[[Addresses], None] | None = None,
         note: Callable[[str], None] | None = None,
+        status: Callable[[dict[str, float]], None] | None = None,
     ) -> bool:
         """Serve until `stop` is called or, in the main thread, SIGTERM or SIGINT comes. May be called once.
 
@@ -122,6 +127,9 @@ class Server:
             Told where it listens, once it does.
         note : callable, optional
             Told, in words, whenever a model gets ready or ceases to be.
+        status : callable, optional
+            Told every second what was served since, in the numbers of `Tally.take`; of a single model, also its
+            "version", and "staleness_s": the time since that was cut.
 
         Returns
         -------
@@ -136,7 +144,7 @@ class Server:
         torch.set_num_threads(self._settings.torch_threads)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
-                return runner.run(self._serve(listening, note))
+                return runner.run(self._serve(listening, note, status))
             except BaseException as error:
                 if not self._listening.done():
                     self._listening.set_exception(error)
@@ -168,7 +176,10 @@ class Server:
             self.run()
 
     async def _serve(
-        self, listening: Callable[[Addresses], None] | None, note: Callable[[str], None] | None
+        self,
+        listening: Callable[[Addresses], None] | None,
+        note: Callable[[str], None] | None,
+        status: Callable[[dict[str, float]], None] | None,
     ) -> bool:
         stop = self._stop_event()
         with contextlib.ExitStack() as parts:
@@ -182,31 +193,36 @@ class Server:
             self._listening.set_result(addresses)
             if listening is not None:
                 listening(addresses)
-            await self._watch(models.values(), stop, note)
+            await self._watch(models.values(), stop, note, status)
             return await self._drain(models.values(), wires)
 
     async def _watch(
-        self, models: Collection[Served], stop: asyncio.Event, note: Callable[[str], None] | None
+        self,
+        models: Collection[Served],
+        stop: asyncio.Event,
+        note: Callable[[str], None] | None,
+        status: Callable[[dict[str, float]], None] | None,
     ) -> None:
-        """Wait until it is time to stop, and tell meanwhile how the models are."""
-        if note is None:
-            await stop.wait()
-            return
+        """Wait until it is time to stop, and tell meanwhile how the models are, and what was served."""
         told: dict[str, str] = {}
+        status_at = time.monotonic() + _STATUS_S
         while not stop.is_set():
-            for model in models:
-                reason = model.not_ready()
-                # Reasons differ if their words do: what is too old gets older all the time.
-                words = "" if reason is None else re.sub(r"\d+", "", reason)
-                if told.get(model.name) != words:
-                    told[model.name] = words
-                    versions = ", ".join(map(str, model.versions()))
-                    note(
-                        f"{model.name} is "
-                        + (f"not ready: {reason}" if reason else f"ready: version {versions}")
-                    )
+            if note is not None:
+                _tell_changes(models, told, note)
+            if status is not None and time.monotonic() >= status_at:
+                status_at += _STATUS_S
+                status(self._status(models))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _WATCH_S)
+
+    def _status(self, models: Collection[Served]) -> dict[str, float]:
+        found = self.metrics.tally.take()
+        loaded = [model.condition().loaded.get("usual") for model in models]
+        if len(loaded) == 1 and loaded[0] is not None:
+            found["version"] = loaded[0].version
+            if loaded[0].cut_s is not None:
+                found["staleness_s"] = max(0.0, time.time() - loaded[0].cut_s)
+        return found
 
     def _stop_event(self) -> asyncio.Event:
         """Return what is set when it is time to stop."""
@@ -260,3 +276,15 @@ class Server:
             asyncio.sleep(min(_FAREWELL_S, bound_s), True),
         )
         return await wires.close(max(0.0, end - asyncio.get_running_loop().time())) and all(drained)
+
+
+def _tell_changes(models: Collection[Served], told: dict[str, str], note: Callable[[str], None]) -> None:
+    """Tell of each model that is ready now and was not, or the other way round."""
+    for model in models:
+        reason = model.not_ready()
+        # Reasons differ if their words do: what is too old gets older all the time.
+        words = "" if reason is None else re.sub(r"\d+", "", reason)
+        if told.get(model.name) != words:
+            told[model.name] = words
+            versions = ", ".join(map(str, model.versions()))
+            note(f"{model.name} is " + (f"not ready: {reason}" if reason else f"ready: version {versions}"))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onstream.errors import JobError
+from onstream.streams import Log
 
 __all__ = ["ModelSettings", "ServerSettings", "Share", "parse_share"]
 
@@ -81,6 +82,9 @@ class ModelSettings:
         Workers; half of the processors, from 1 to 4, by default.
     record : path, optional
         Keep every prediction in this embedded log; see `Recorder`.
+    examples : Log, optional
+        The embedded log that it learns from: freshness is then counted from the arrival of examples there, and
+        not from the moment at which a version was cut.
     """
 
     directory: str | Path
@@ -94,6 +98,7 @@ class ModelSettings:
     max_queue_requests: int = 1024
     threads: int | None = None
     record: str | Path | None = None
+    examples: Log | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from onstream.checkpoints import CheckpointLog, Manifest
-from onstream.contracts import Predictions, Reject
+from onstream.contracts import Positions, Predictions, Reject
 from onstream.errors import CheckpointError, RequestError
 from onstream.features import Features
 from onstream.learners import ExportedNetwork
@@ -37,11 +37,14 @@ class Version:
     version : int
     facts : mapping
         What the checkpoint says beside: the job, metrics, "time" (when it was cut, in seconds since 1970).
+    positions : dict of str to int
+        Up to where it knows its stream, by partition.
     signature : Signature
     """
 
     version: int
     facts: Mapping[str, Any]
+    positions: Positions
     signature: Signature
     _features: Features = field(repr=False)
     _tables: TableGroup = field(repr=False)
@@ -142,6 +145,7 @@ class Copy:
         self.version = Version(
             manifest.version,
             manifest.facts,
+            manifest.positions,
             signature_of(described, self._features),
             self._features,
             self._tables,

@@ -228,6 +228,15 @@ class Log:
         """
         return self._answers.wait(first, end, timeout_s, stop)
 
+    def arrivals(self, first: int, end: int, *, limit: int = 1000) -> list[float]:
+        """Return when batches whose first row is among these were appended, in seconds since 1970, newest first."""
+        with self._file.look() as connection:
+            rows = connection.execute(
+                "SELECT time FROM batches WHERE first >= ? AND first < ? ORDER BY first DESC LIMIT ?",
+                (first, end, limit),
+            ).fetchall()
+        return [float(time) for (time,) in rows]
+
     def trim(self) -> int:
         """Drop what retention no longer keeps, as every append does; return how many rows that were."""
         with self._file.write() as connection:
