@@ -109,19 +109,54 @@ def test_what_is_queued_when_a_worker_becomes_free_is_one_call(echo, batching):
     assert echo.calls == [[[0]], [[1, 10, 2, 20, 3, 30, 4, 40]]]
 
 
-def test_a_free_worker_waits_for_as_many_as_just_came_together(echo, batching):
-    batcher = batching(max_delay_s=1.0)
+def answer_a_pair(echo, batcher, threads=1):
+    """Have two requests answered by one call, as if from two clients."""
     echo.hold()
-    first = batcher.submit(rows(0))
-    echo.busy()
+    held = [batcher.submit(rows(0), version=9 + i) for i in range(threads)]
+    for _ in held:
+        echo.busy()
     pair = [batcher.submit(rows(1)), batcher.submit(rows(2))]
     echo.release()
-    wait([first, *pair], BOUND_S)
-    # Two came together, so the next that comes alone is joined by another.
+    wait([*held, *pair], BOUND_S)
+    echo.busy()
+    assert echo.calls[-1] == [[1, 2]]
+    with batcher._settled:
+        assert batcher._settled.wait_for(lambda: not batcher._calls, BOUND_S)
+
+
+def test_a_free_worker_waits_for_as_many_as_just_came_together(echo, batching):
+    calls = []
+    batcher = batching(max_delay_s=1.0, observe=calls.append)
+    answer_a_pair(echo, batcher)
     third = batcher.submit(rows(3))
+    assert not echo.began.acquire(timeout=0.1)
     fourth = batcher.submit(rows(4))
     assert ids(third) + ids(fourth) == [3, 4]
     assert echo.calls[-1] == [[3, 4]]
+    batcher.close()
+    # The second ends the waiting at once.
+    assert calls[-1].waited_s[0] < 1.0
+
+
+def test_the_first_request_after_a_pause_waits_for_no_other(echo, batching):
+    calls = []
+    batcher = batching(max_delay_s=1.0, observe=calls.append)
+    answer_a_pair(echo, batcher)
+    batcher._last_end -= 2.0
+    assert ids(batcher.submit(rows(3))) == [3]
+    batcher.close()
+    assert calls[-1].waited_s[0] < 1.0
+
+
+def test_all_free_workers_work_when_there_is_work_for_several(echo, batching):
+    batcher = batching(max_delay_s=1.0, threads=2)
+    answer_a_pair(echo, batcher, threads=2)
+    echo.hold()
+    futures = [batcher.submit(rows(3), version=1), batcher.submit(rows(4), version=2)]
+    echo.busy()
+    echo.busy()
+    echo.release()
+    assert [ids(future) for future in futures] == [[3], [4]]
 
 
 def test_waiting_for_more_ends_after_the_delay(echo, batching):

@@ -37,7 +37,6 @@ _JOIN_S = 5.0
 # How many requests that ended while they queued may keep their place before the queue is swept.
 _DEAD = 64
 _NO_ROWS = pa.RecordBatch.from_pydict({})
-_LATE = "the deadline passed before the answer was there"
 
 _log = logging.getLogger(__name__)
 
@@ -379,8 +378,7 @@ class Batcher:
                     self._settled.notify_all()
 
     def _answer(self, taken: list[_Request], begun: float) -> None:
-        late = [request for request in taken if request.deadline <= begun]
-        _fail(self._ending(late), DeadlineError(_LATE))
+        # Those that are late are answered by the thread that watches deadlines.
         taken = [request for request in taken if request.deadline > begun]
         if not taken:
             return
@@ -445,7 +443,7 @@ class Batcher:
                 self._next_deadline = min((r.deadline for r in self._timed), default=math.inf)
                 if not due:
                     self._alarm.wait(min(self._next_deadline - now, _LONGEST_WAIT_S))
-            _fail(due, DeadlineError(_LATE))
+            _fail(due, DeadlineError("the deadline passed before the answer was there"))
 
     def _forget(self, request: _Request) -> None:
         """Take a cancelled request out of the queue."""
