@@ -22,6 +22,7 @@ from onstream.serving.model import Input
 from onstream.serving.replica import Replica
 from onstream.serving.version import signature_of
 from tests.jobs.small import small_job, write_clicks
+from tests.jobs.stored import rows
 from tests.jobs.watch import run
 from tests.serving.followed import Heads, Trained, equal, settle, some_rows, tiny_job
 
@@ -291,6 +292,18 @@ def test_a_poll_that_finds_nothing_new_opens_no_file(history):
     assert store.opened == []
 
 
+def test_rows_that_the_trainer_deleted_are_not_kept(trained):
+    log, newest = trained.log, max(trained.at)
+    manifest = log.read(newest)
+    assert sum(s.deleted for chain in manifest.tables.values() for s in chain.segments[1:]) > 20
+    replica = Replica(trained.directory, tag="production")
+    for version in sorted(trained.at):
+        log.tag("production", version)
+        assert replica.poll()
+    held = {name: len(rows(log.rows(manifest, name), None)) for name in replica.status().num_rows}
+    assert replica.status().num_rows == held
+
+
 def test_a_log_begun_anew_in_the_same_folder_is_followed(trained, history):
     replica = Replica(trained.directory)
     replica.poll()
@@ -327,24 +340,23 @@ def test_a_job_that_goes_on_with_other_features_is_followed(source, tmp_path, ch
     changed = False
     trained = Trained(source, tmp_path / "model", job)
     replica = Replica(trained.directory)
-    for batches in (20, 5):
-        trained.train(batches)
-        assert replica.poll()
-    for turn in range(6):
-        changed = turn < 3
+    trained.train(20)
+    assert replica.poll()
+    for turn in range(3):
+        changed = turn < 2
         version = trained.train(8)
         assert replica.poll()
         assert answers_as_trained(replica, trained, version)
 
 
 def test_readers_always_see_one_whole_version_while_training_goes_on(source, tmp_path):
-    directory, rows = tmp_path / "model", some_rows(source)
+    directory, asked = tmp_path / "model", some_rows(source)
     replica, stop, seen, failed = Replica(directory), threading.Event(), {}, []
 
     def read():
         while not stop.is_set():
             try:
-                number, found = predicted(replica, rows)
+                number, found = predicted(replica, asked)
             except UnavailableError:
                 continue
             except Exception as error:
@@ -370,7 +382,7 @@ def test_readers_always_see_one_whole_version_while_training_goes_on(source, tmp
     ]:
         alone = Replica(directory, tag=str(number))
         alone.poll()
-        np.testing.assert_array_equal(predicted(alone, rows)[1]["click"], values)
+        np.testing.assert_array_equal(predicted(alone, asked)[1]["click"], values)
 
 
 def test_a_version_stays_as_it_is_while_it_is_read_and_others_come(trained):

@@ -59,7 +59,7 @@ def export_network(network: nn.Module, layout: Layout, precision: str) -> State:
 
     Notes
     -----
-    Takes a few tenths of a second. While it runs, no other thread may call a module: PyTorch watches all calls
+    Takes about a second in a fresh process, most of it PyTorch's own imports. While it runs, no other thread may call a module: PyTorch watches all calls
     in the process. Global random states are as before.
     """
     with _undisturbed():

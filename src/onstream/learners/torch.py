@@ -68,8 +68,8 @@ class Torch:
     max_dropped : int
         Stop after so many batches in a row whose loss or gradients are not finite.
     servable : bool
-        Whether checkpoints hold the network in a form that needs none of its code. Exporting it takes some tenths
-        of a second, once, before the first batch is learned from.
+        Whether checkpoints hold the network in a form that needs none of its code. Exporting it takes about a
+        second, once, before the first batch is learned from.
 
     Notes
     -----
