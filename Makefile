@@ -7,8 +7,12 @@ CORE := $(wildcard src/core/*) CMakeLists.txt pyproject.toml
 
 .PHONY: demo test test-all check bench format clean
 
-demo: $(STAMP)  ## watch a model learn from a year of flights; stop it with Ctrl-C, run it again: it goes on
-	$(VENV)/bin/onstream train examples/flights.py || test $$? -eq 130
+# A year of flights is sent in, predictions are asked for, and a model learns and serves meanwhile.
+demo: $(STAMP)  ## watch it learn and serve; stop it with Ctrl-C, run it again: it goes on
+	@mkdir -p models
+	@$(PYTHON) examples/send_flights.py > models/send_flights.log 2>&1 & sender=$$!; \
+	trap "kill $$sender 2> /dev/null || true" EXIT; \
+	$(VENV)/bin/onstream run examples/flights_live.py || test $$? -eq 130
 
 test: $(STAMP)  ## all tests but the long ones
 	$(PYTHON) -m pytest

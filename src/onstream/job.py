@@ -200,7 +200,11 @@ class Job(Settings):
             "features": self.encoder().describe(),
             "learner": _describe(self.learner),
             "directory": str(self.directory),
-            "settings": asdict(self.only()),
+            "settings": {
+                **asdict(self.only()),
+                "max_wait_s": self.pace("max_wait_s"),
+                "checkpoint_every_s": self.pace("checkpoint_every_s"),
+            },
         }
 
     def replace(self, changes: Mapping[str, Any]) -> Job:
