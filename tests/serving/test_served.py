@@ -193,6 +193,30 @@ def test_a_request_may_name_any_loaded_version(trained, serving, metrics):
     assert metrics.value("onstream_shadow_difference_count") == 0
 
 
+def test_a_request_whose_version_went_while_it_waited_is_not_answered_by_another(trained, serving, tmp_path):
+    directory = copied(trained, tmp_path)
+    log = log_of(directory)
+    log.tag("production", 1)
+    model = serving(directory, tag="production")
+    began, go_on = threading.Semaphore(0), threading.Event()
+    run = model._usual.batcher._run
+
+    def held(*call):
+        began.release()
+        assert go_on.wait(BOUND_S)
+        return run(*call)
+
+    model._usual.batcher._run = held
+    named, any_version = model.predict(rows(1), version=1), model.predict(rows(1))
+    assert began.acquire(timeout=BOUND_S)
+    log.tag("production", 2)
+    until(lambda: model.versions() == (2,))
+    go_on.set()
+    with pytest.raises(NotFoundError, match="version 1 is not loaded any more; version 2 is"):
+        named.result(BOUND_S)
+    assert any_version.result(BOUND_S).version == 2
+
+
 # ------------------------------------------------------------------------------------------- readiness
 
 

@@ -107,6 +107,10 @@ def test_every_request_is_a_line_of_the_access_log(trained, tmp_path):
             infer(wire, client(wire, server.addresses), 7, model="clicks")
         with pytest.raises(InferenceServerException):
             infer("http", client("http", server.addresses), 1, model="clicks", model_version="99")
+        # It is written beside the metrics, not in their place.
+        assert 'onstream_answered_rows_total{model="clicks",wire="rest"} 7' in get(
+            f"{server.addresses.rest}/metrics"
+        )
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     asked = [line for line in lines if line["model"] == "clicks"]
     assert [(line["wire"], line["status"], line["rows"]) for line in asked] == [
