@@ -519,3 +519,18 @@ def test_a_reader_that_the_writer_overtakes_finds_the_newer_version(tmp_path: Pa
         reader = CheckpointLog(FakeSlowStore(tmp_path), report=said.append)
         assert reader.newest().version == 2
         assert said == []
+
+
+def test_the_files_of_all_tables_are_opened_before_any_is_checked(tmp_path: Path) -> None:
+    # The writer may remove a version while it is checked, which takes long; what is open stays readable.
+    with CheckpointLog(LocalStore(tmp_path)) as log:
+        manifest = log.commit(Snapshot(tables={"a": to_delta({1: row(1)}), "b": to_delta({2: row(2)})}))
+    changed, gone = (tmp_path / manifest.tables[table].segments[0].name for table in ("a", "b"))
+    changed.write_bytes(changed.read_bytes()[:-1] + b"!")
+    gone.unlink()
+    with pytest.raises(DamagedError, match=f"{gone.name}.* is missing"):
+        log.tables(manifest, {"a": None, "b": None})
+    with pytest.raises(DamagedError, match=f"{changed.name}.* has checksum"):
+        log.tables(manifest, {"a": None})
+    with pytest.raises(CheckpointError, match="has no table 'c'"):
+        log.tables(manifest, {"c": None})

@@ -467,6 +467,14 @@ def test_a_model_of_which_any_values_are_changed_raises_nothing_but_checkpoint_e
     tried(changed(state, change), layout, values)
 
 
+@given(st.sampled_from(["format", "inputs", "outputs", "precision", "parameters", "torch", None]), JSON)
+def test_a_description_of_which_any_values_are_changed_raises_nothing_but_checkpoint_errors(
+    good, name, value
+):
+    state, layout, values = good
+    tried(State(state.arrays, value if name is None else state.facts | {name: value}), layout, values)
+
+
 def tried(state, layout, values):
     batch, rows = drawn(layout, 3)
     try:

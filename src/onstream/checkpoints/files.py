@@ -13,7 +13,7 @@ import xxhash
 from onstream.contracts import Store
 from onstream.errors import CheckpointError, DamagedError
 
-__all__ = ["Part", "StoredFile", "digest", "load", "put", "read_sealed", "seal"]
+__all__ = ["Part", "StoredFile", "check", "digest", "load", "put", "read_sealed", "seal"]
 
 Part: TypeAlias = bytes | memoryview | pa.Buffer
 
@@ -88,12 +88,18 @@ def load(store: Store, entry: StoredFile, *, verify: bool = True) -> pa.Buffer:
             f"checkpoint file {entry.name!r} has {data.size} bytes, expected {entry.size_bytes}; "
             f"use another version or restore the file from a copy"
         )
-    if verify and (found := digest(data)) != entry.checksum:
+    if verify:
+        check(data, entry)
+    return data
+
+
+def check(data: pa.Buffer, entry: StoredFile) -> None:
+    """Raise DamagedError unless `data` has the checksum of the file."""
+    if (found := digest(data)) != entry.checksum:
         raise DamagedError(
             f"checkpoint file {entry.name!r} has checksum {found}, expected {entry.checksum}; "
             f"use another version or restore the file from a copy"
         )
-    return data
 
 
 def seal(content: dict[str, Any]) -> bytes:

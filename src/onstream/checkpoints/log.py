@@ -8,13 +8,13 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, runtime_checkable
 
 from onstream.checkpoints.compact import StoppedError, due, merge
-from onstream.checkpoints.files import StoredFile, digest, load, put
+from onstream.checkpoints.files import StoredFile, check, digest, load, put
 from onstream.checkpoints.manifest import (
     Chain,
     Manifest,
@@ -23,7 +23,14 @@ from onstream.checkpoints.manifest import (
     plain,
     read_manifest,
 )
-from onstream.checkpoints.segments import SegmentFile, open_segment, shape_of, write_segment
+from onstream.checkpoints.segments import (
+    Segment,
+    SegmentFile,
+    TableShape,
+    segment_of,
+    shape_of,
+    write_segment,
+)
 from onstream.checkpoints.states import read_state, state_bytes
 from onstream.checkpoints.tags import Tag, read_tag, read_tags, remove_tag, write_tag
 from onstream.contracts import Delta, Positions, State, Store
@@ -447,16 +454,48 @@ class CheckpointLog:
         CheckpointError
             If there is no such table.
         """
-        if table not in manifest.tables:
+        return self.tables(manifest, {table: segments}, columns=columns, verify=verify)[table]
+
+    def tables(
+        self,
+        manifest: Manifest,
+        wanted: Mapping[str, Collection[SegmentFile] | None],
+        *,
+        columns: Collection[str] | None = None,
+        verify: bool = True,
+    ) -> dict[str, Iterator[Delta]]:
+        """Return the rows of several tables, for each as `rows` does.
+
+        Parameters
+        ----------
+        manifest : Manifest
+        wanted : mapping of str to collection of SegmentFile, or None
+            The tables, and which of their segments to read; None for all.
+        columns, verify
+            As for `rows`.
+
+        Notes
+        -----
+        All files are opened before any is checked: checking takes long, and what is open stays readable when
+        the writer removes the version meanwhile.
+        """
+        if missing := sorted(set(wanted) - set(manifest.tables)):
             raise CheckpointError(
-                f"version {manifest.version} has no table {table!r}; it has {sorted(manifest.tables)}"
+                f"version {manifest.version} has no table {missing[0]!r}; it has {sorted(manifest.tables)}"
             )
-        chain = manifest.tables[table]
-        entries = chain.segments if segments is None else segments
-        opened = [
-            open_segment(self.store, entry, chain.shape, columns=columns, verify=verify) for entry in entries
-        ]
-        return (segment.partition(p) for segment in opened for p in range(chain.shape.partitions))
+        opened = []
+        for table, segments in wanted.items():
+            chain = manifest.tables[table]
+            entries = chain.segments if segments is None else segments
+            opened.append((table, chain.shape, [(e, load(self.store, e, verify=False)) for e in entries]))
+        if verify:
+            for _, _, files in opened:
+                for entry, data in files:
+                    check(data, entry)
+        return {
+            table: _partitions(shape, [segment_of(data, e, shape, columns=columns) for e, data in files])
+            for table, shape, files in opened
+        }
 
     def states(self, manifest: Manifest, name: str, *, prefix: str = "") -> State:
         """Return a state of a version, checked.
@@ -782,6 +821,10 @@ class CheckpointLog:
         finally:
             with self._mutex:
                 self._in_flight -= names
+
+
+def _partitions(shape: TableShape, segments: Sequence[Segment]) -> Iterator[Delta]:
+    return (segment.partition(p) for segment in segments for p in range(shape.partitions))
 
 
 def _file_name(folder: str, version: int, name: str, suffix: str) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "TableShape",
     "open_segment",
     "read_segment",
+    "segment_of",
     "shape_of",
     "split",
     "write_parts",
@@ -151,7 +152,17 @@ def open_segment(
     DamagedError
         If the file is missing, changed, or no segment of this table; the message names it.
     """
-    data = load(store, entry, verify=verify)
+    return segment_of(load(store, entry, verify=verify), entry, shape, columns=columns)
+
+
+def segment_of(
+    data: pa.Buffer,
+    entry: SegmentFile,
+    shape: TableShape,
+    *,
+    columns: Collection[str] | None = None,
+) -> Segment:
+    """Open a segment of which the bytes are there, as `open_segment` does."""
     try:
         schema = _schema(shape)
         # Arrow's own projection would copy the columns out of the map; leaving columns of a mapped file alone

@@ -59,8 +59,8 @@ def export_network(network: nn.Module, layout: Layout, precision: str) -> State:
 
     Notes
     -----
-    Takes about a second in a fresh process, most of it PyTorch's own imports. While it runs, no other thread may call a module: PyTorch watches all calls
-    in the process. Global random states are as before.
+    Takes about a second in a fresh process, most of it PyTorch's own imports. While it runs, no other thread may
+    call a module: PyTorch watches all calls in the process. Global random states are as before.
     """
     with _undisturbed():
         try:

@@ -64,7 +64,8 @@ class ExportedNetwork:
     def __init__(self, state: State, layout: Layout) -> None:
         self._layout = layout
         self._parts = parts_of(layout)
-        facts, archive = state.facts, state.arrays.get("archive")
+        facts = state.facts if isinstance(state.facts, dict) else {}
+        archive = state.arrays.get("archive")
         if facts.get("format") != FORMAT or archive is None or archive.dtype != np.uint8:
             raise CheckpointError(
                 f"the exported network has the format {facts.get('format')!r}, expected {FORMAT!r}; use the "
@@ -81,7 +82,7 @@ class ExportedNetwork:
         # Within the archive the network is a part of what predicts.
         self._inputs = tuple(replace(x, name=x.name.removeprefix("network.")) for x in opened.inputs)
         self._constants = {name.removeprefix("network."): x for name, x in opened.constants.items()}
-        self._shapes = {str(name): tuple(shape) for name, shape in facts["parameters"].items()}
+        self._shapes = _shapes(facts.get("parameters"))
         self.parameters = tuple(entry.name for entry in self._inputs if entry.kind == "weight")
         users = [entry for entry in self._inputs if entry.kind == "user"]
         fits = (
@@ -189,6 +190,13 @@ def facts_of(parts: tuple[Part, ...], labels: tuple[Label, ...]) -> dict[str, An
         ],
         "outputs": [{"name": x.name, "task": x.task, "classes": x.classes} for x in labels],
     }
+
+
+def _shapes(described: Any) -> dict[str, tuple[int, ...]]:
+    match described:
+        case dict() if all(isinstance(shape, list) for shape in described.values()):
+            return {str(name): tuple(shape) for name, shape in described.items()}
+    raise CheckpointError("the exported network does not tell its parameters; the checkpoint was changed")
 
 
 def _shape(label: Label) -> tuple[int, ...]:

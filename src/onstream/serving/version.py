@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from onstream.checkpoints import CheckpointLog, Manifest
+from onstream.checkpoints import CheckpointLog, Manifest, SegmentFile
 from onstream.contracts import Positions, Predictions, Reject
 from onstream.errors import CheckpointError, RequestError
 from onstream.features import Features
@@ -49,6 +49,7 @@ class Version:
     _features: Features = field(repr=False)
     _tables: TableGroup = field(repr=False)
     _network: ExportedNetwork = field(repr=False)
+    _now: int = field(repr=False)
 
     @property
     def cut_s(self) -> float | None:
@@ -81,8 +82,7 @@ class Version:
 
         Notes
         -----
-        What the trainer's `predict` gives at this version. May be called from any number of threads
-        at once.
+        What the trainer's `predict` gives at this version. May be called from any number of threads at once.
         """
         batches = [rows] if isinstance(rows, pa.RecordBatch) else list(rows)
         if not all(isinstance(batch, pa.RecordBatch) for batch in batches):
@@ -91,8 +91,7 @@ class Version:
         batch = self._features.encode(batches, places, {}, learn=False)
         if batch.rejects:
             raise RequestError(_told(batch.rejects, several=len(batches) > 1))
-        now = int(self.facts.get("event_time", 0))
-        return self._network.predict(batch, self._tables.pull(batch.keys, now=now, learn=False))
+        return self._network.predict(batch, self._tables.pull(batch.keys, now=self._now, learn=False))
 
 
 class Copy:
@@ -123,20 +122,22 @@ class Copy:
             If a file is missing or damaged, or does not hold what serving needs.
         """
         self.version = None
-        described, seed = _job_facts(manifest)
+        described, seed, now = _job_facts(manifest)
         if self._made_for != (described, seed):
             self._make(described, seed)
         before = self._manifest
-        tables = {name: self._news(log, before, manifest, name) for name in self._tables}
+        # States first: every version has new ones, so they are the first that the trainer removes.
+        weights = log.states(manifest, "learner", prefix="network/").arrays
         transforms = log.states(manifest, "features")
         network = self._opened(log, before, manifest)
-        weights = log.states(manifest, "learner", prefix="network/").arrays
+        news = {name: self._news(before, manifest, name) for name in self._tables}
+        tables = log.tables(manifest, news, columns=("seen", "weights"))
         network.load({name.removeprefix("network/"): array for name, array in weights.items()})
         # All files are open and checked; from here on rows change. Invariant: no version goes on from rows that
         # were loaded by half.
         self._manifest = None
-        for name, (anew, deltas) in tables.items():
-            if anew:
+        for name, deltas in tables.items():
+            if news[name] is None:
                 self._tables.clear(name)
             self._tables.load(name, deltas)
         self._features.load(transforms)
@@ -150,6 +151,7 @@ class Copy:
             self._features,
             self._tables,
             self._network,
+            now,
         )
 
     def num_rows(self) -> dict[str, int]:
@@ -170,15 +172,12 @@ class Copy:
             ) from error
         self._made_for = described, seed
 
-    def _news(
-        self, log: CheckpointLog, before: Manifest | None, manifest: Manifest, table: str
-    ) -> tuple[bool, Any]:
-        """Return whether a table begins anew, and the deltas that lead to the version."""
+    @staticmethod
+    def _news(before: Manifest | None, manifest: Manifest, table: str) -> Collection[SegmentFile] | None:
+        """Return the segments that lead from one version to another; None if the table begins anew."""
         older = before.tables.get(table) if before else None
         newer = manifest.tables.get(table)
-        segments = newer.after(older) if older and newer else None
-        deltas = log.rows(manifest, table, columns=("seen", "weights"), segments=segments)
-        return segments is None, deltas
+        return newer.after(older) if older and newer else None
 
     def _opened(self, log: CheckpointLog, before: Manifest | None, manifest: Manifest) -> ExportedNetwork:
         if "network" not in manifest.states:
@@ -190,11 +189,17 @@ class Copy:
         return ExportedNetwork(log.states(manifest, "network"), self._features.layout)
 
 
-def _job_facts(manifest: Manifest) -> tuple[Any, int]:
+def _job_facts(manifest: Manifest) -> tuple[Any, int, int]:
+    """Return the description of the features, the seed, and the event time."""
     match manifest.facts:
-        case {"job": {"features": dict(described), "settings": {"seed": int(seed)}}} if 0 <= seed < 1 << 64:
-            return described, seed
-    raise CheckpointError("it does not say what its features and settings are; train it with a Job")
+        case {
+            "job": {"features": dict(described), "settings": {"seed": int(seed)}},
+            "event_time": int(now),
+        } if 0 <= seed < 1 << 64 and 0 <= now < 1 << 32:
+            return described, seed, now
+    raise CheckpointError(
+        "it does not say what its features, its seed and its event time are; train it with a Job"
+    )
 
 
 def signature_of(described: Mapping[str, Any], features: Features) -> Signature:
