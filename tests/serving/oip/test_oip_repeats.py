@@ -9,7 +9,9 @@ from onstream.contracts import Label
 from onstream.serving.model import Input, Signature
 from onstream.serving.oip.bodies import parse_ask
 from onstream.serving.oip.limits import Limits
-from onstream.serving.oip.repeats import Repeats
+from onstream.serving.oip.messages import INFERENCE, message
+from onstream.serving.oip.repeats import MessageRepeats, Repeats
+from onstream.serving.oip.rpc import _ask as ask_of
 from onstream.serving.oip.tensors import TensorReader
 
 SIGNATURE = Signature((Input("user", ("id",)), Input("price", ("number",))), (Label("click", "binary"),))
@@ -89,5 +91,83 @@ def test_only_so_many_forms_are_kept_the_newest_ones():
     for one in asked:
         keep(repeats, *one)
     kept = [repeats.read(*one) is not None for one in asked]
+    assert kept == [False] * (101 - sum(kept)) + [True] * sum(kept)
+    assert 0 < sum(kept) < 100
+
+
+def rpc_message(users, prices, *, request_id="", model="clicks", datatype="INT64") -> bytes:
+    asked = message(INFERENCE, "ModelInferRequest")(model_name=model, id=request_id)
+    asked.inputs.add(name="user", datatype=datatype, shape=[len(users)])
+    asked.inputs.add(name="price", datatype="FP32", shape=[len(prices)])
+    asked.raw_input_contents.append(np.array(users, "<i8").tobytes())
+    asked.raw_input_contents.append(np.array(prices, "<f4").tobytes())
+    return asked.SerializeToString()
+
+
+def rpc_keep(repeats: MessageRepeats, data: bytes, reader: TensorReader = READER):
+    asked = message(INFERENCE, "ModelInferRequest").FromString(data)
+    ask = ask_of(asked, Limits())
+    rows = reader.read(ask.tensors)
+    repeats.keep(data, (asked.model_name, asked.model_version), reader, ask, rows)
+    return rows
+
+
+def rpc_read(repeats: MessageRepeats, data: bytes, reader: TensorReader = READER):
+    return repeats.read(data, lambda _: reader)
+
+
+def test_a_message_of_a_known_form_gets_its_own_rows_without_being_parsed():
+    repeats = MessageRepeats()
+    first = rpc_message([1, 2], [0.5, 1.5], request_id="a")
+    assert rpc_read(repeats, first) is None
+    rows = rpc_keep(repeats, first)
+    assert rpc_read(repeats, first).rows.equals(rows)
+    found = rpc_read(repeats, rpc_message([-5, 2**62], [7.5, -1], request_id="a"))
+    assert (found.model, found.version, found.ask.id) == ("clicks", "", "a")
+    assert found.rows.to_pydict() == {"user": [-5, 2**62], "price": [7.5, -1.0]}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        rpc_message([3, 4], [0.5, 1.5], request_id="b"),
+        rpc_message([3, 4], [0.5, 1.5], request_id="a", model="others"),
+        rpc_message([3, 4], [0.5, 1.5], request_id="a", datatype="UINT64"),
+        rpc_message([3, 4, 5], [0.5, 1.5, 2.5], request_id="a"),
+        rpc_message([3, 4], [0.5, 1.5], request_id="a")[:-1],
+    ],
+    ids=["id", "model", "datatype", "rows", "cut"],
+)
+def test_a_message_of_another_form_is_not_known(other):
+    repeats = MessageRepeats()
+    rpc_keep(repeats, rpc_message([1, 2], [0.5, 1.5], request_id="a"))
+    assert rpc_read(repeats, other) is None
+
+
+def test_a_message_whose_raw_contents_are_not_its_end_is_not_kept():
+    asked = message(INFERENCE, "ModelInferRequest").FromString(rpc_message([1, 2], [0.5, 1.5]))
+    contents = list(asked.raw_input_contents)
+    del asked.raw_input_contents[:]
+    raw = message(INFERENCE, "ModelInferRequest")(raw_input_contents=contents)
+    # Fields may come in any order.
+    data = raw.SerializeToString() + asked.SerializeToString()
+    repeats = MessageRepeats()
+    assert rpc_keep(repeats, data).to_pydict() == {"user": [1, 2], "price": [0.5, 1.5]}
+    assert rpc_read(repeats, data) is None
+
+
+def test_a_form_is_forgotten_with_the_inputs_that_it_was_checked_for():
+    repeats = MessageRepeats()
+    data = rpc_message([1, 2], [0.5, 1.5])
+    rpc_keep(repeats, data)
+    assert rpc_read(repeats, data, TensorReader(SIGNATURE, Limits())) is None
+
+
+def test_only_so_many_forms_of_messages_are_kept_the_newest_ones():
+    repeats = MessageRepeats()
+    asked = [rpc_message([1, 2], [0.5, 1.5], request_id=f"{n:03}") for n in range(101)]
+    for data in asked:
+        rpc_keep(repeats, data)
+    kept = [rpc_read(repeats, data) is not None for data in asked]
     assert kept == [False] * (101 - sum(kept)) + [True] * sum(kept)
     assert 0 < sum(kept) < 100

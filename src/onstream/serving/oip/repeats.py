@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from onstream.serving.oip.bodies import Form, Parsed
 from onstream.serving.oip.calls import Ask
-from onstream.serving.oip.tensors import Tensor, fixed_type
+from onstream.serving.oip.tensors import Tensor, TensorReader, fixed_type
 
-__all__ = ["Repeats"]
+__all__ = ["MessageRepeats", "Repeated", "Repeats"]
+
+# The tag of field 7, which has a length: `raw_input_contents`.
+_RAW_CONTENTS = bytes([7 << 3 | 2])
 
 # A client asks in a few forms, by the number of its rows. Longer JSON is that of clients that put data into it.
 _FORMS = 64
@@ -70,14 +73,133 @@ class Repeats:
         self._forms[head] = _Form(ask, parsed.form, rows.schema, rows.num_rows, columns, len(raw))
 
 
-def _columns(tensors: Sequence[Tensor]) -> tuple[tuple[pa.DataType, int, int], ...] | None:
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A message of a known form: what it asks, and its rows."""
+
+    model: str
+    version: str
+    ask: Ask
+    rows: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class _MessageForm:
+    """What all messages of one form have in common: how they begin, and where their columns lie."""
+
+    model: str
+    version: str
+    reader: TensorReader
+    ask: Ask
+    schema: pa.Schema
+    num_rows: int
+    head: bytes
+    marks: tuple[bytes, ...]
+    kinds: tuple[pa.DataType, ...]
+    sizes: tuple[int, ...]
+
+    def read(self, data: bytes) -> pa.RecordBatch | None:
+        """Return the columns of a message of this length, or None if it is of another form."""
+        if not data.startswith(self.head):
+            return None
+        view = memoryview(data)
+        at = len(self.head)
+        arrays = []
+        for mark, kind, size in zip(self.marks, self.kinds, self.sizes, strict=True):
+            begin = at + len(mark)
+            if view[at:begin] != mark:
+                return None
+            at = begin + size
+            # A copy: new bytes are aligned, as their readers need them.
+            buffers = [None, pa.py_buffer(bytes(view[begin:at]))]
+            arrays.append(pa.Array.from_buffers(kind, self.num_rows, buffers))
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+class MessageRepeats:
+    """The forms of the messages that were answered before: such a message needs no parsing.
+
+    Notes
+    -----
+    Raw contents are the last fields of a message, so all that it says of them comes before. A message that begins
+    with the same bytes and has raw contents of the same sizes differs in the values of its columns alone.
+    """
+
+    def __init__(self) -> None:
+        self._forms: dict[tuple[int, bytes], _MessageForm] = {}
+        self._by_size: dict[int, tuple[_MessageForm, ...]] = {}
+
+    def read(self, data: bytes, reader: Callable[[str], TensorReader]) -> Repeated | None:
+        """Return what a message asks, if one of its form was there before.
+
+        Parameters
+        ----------
+        data : bytes
+        reader : callable
+            Returns the reader of a model's inputs: a form counts for as long as that stays the same.
+        """
+        for form in self._by_size.get(len(data), ()):
+            if (rows := form.read(data)) is not None and reader(form.model) is form.reader:
+                return Repeated(form.model, form.version, replace(form.ask), rows)
+        return None
+
+    def keep(
+        self, data: bytes, named: tuple[str, str], reader: TensorReader, ask: Ask, rows: pa.RecordBatch
+    ) -> None:
+        """Remember the form of a message that was right, if its columns are plain numbers at its end.
+
+        Parameters
+        ----------
+        data : bytes
+        named : tuple of (str, str)
+            The model and the version that it names.
+        reader : TensorReader
+        ask : Ask
+        rows : pyarrow.RecordBatch
+        """
+        columns = _columns(ask.tensors, aligned=False)
+        if columns is None:
+            return
+        kinds, sizes = tuple(kind for kind, _, _ in columns), tuple(size for _, _, size in columns)
+        marks = tuple(_RAW_CONTENTS + _varint(size) for size in sizes)
+        head = data[: len(data) - sum(sizes) - sum(map(len, marks))]
+        if len(head) > _LONGEST:
+            return
+        kept = replace(ask, tensors=[])
+        form = _MessageForm(*named, reader, kept, rows.schema, rows.num_rows, head, marks, kinds, sizes)
+        # Fields may come in any order: only those that are where they are expected can be found again.
+        again = form.read(data)
+        if again is None or not again.equals(rows):
+            return
+        self._forms[len(data), head] = form
+        while len(self._forms) > _FORMS:
+            self._forms.pop(next(iter(self._forms)))
+        by_size: dict[int, tuple[_MessageForm, ...]] = {}
+        for (size, _), one in self._forms.items():
+            by_size[size] = (*by_size.get(size, ()), one)
+        self._by_size = by_size
+
+
+def _columns(
+    tensors: Sequence[Tensor], *, aligned: bool = True
+) -> tuple[tuple[pa.DataType, int, int], ...] | None:
     """Return type, start and size of each column in the raw bytes; None if not all lie there as Arrow keeps them."""
     columns = []
     at = 0
     for one in tensors:
         kind = fixed_type(one)
-        if kind is None or one.raw is None or at % (kind.bit_width // 8):
+        if kind is None or one.raw is None or (aligned and at % (kind.bit_width // 8)):
             return None
         columns.append((kind, at, len(one.raw)))
         at += len(one.raw)
     return tuple(columns)
+
+
+def _varint(number: int) -> bytes:
+    """Return a number as Protocol Buffers write it: seven bits a byte, the lowest first."""
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)

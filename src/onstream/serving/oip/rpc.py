@@ -25,6 +25,7 @@ from onstream.serving.oip.calls import (
 )
 from onstream.serving.oip.limits import Limits
 from onstream.serving.oip.messages import HEALTH, INFERENCE, DecodeError, message
+from onstream.serving.oip.repeats import MessageRepeats
 from onstream.serving.oip.tensors import Tensor, labels_of, output_of, output_shape, shown
 
 try:
@@ -75,15 +76,18 @@ def rpc_handlers(
         "ModelReady": rpc.model_ready,
         "ServerMetadata": rpc.server_metadata,
         "ModelMetadata": rpc.model_metadata,
-        "ModelInfer": rpc.model_infer,
     }
     return (
         grpc.method_handlers_generic_handler(
             SERVICE,
-            {name: rpc.handler(INFERENCE, f"{name}Request", call) for name, call in inference.items()},
+            {
+                "ModelInfer": rpc.handler(rpc.model_infer),
+                **{n: rpc.handler(_parsing(INFERENCE, f"{n}Request", call)) for n, call in inference.items()},
+            },
         ),
         grpc.method_handlers_generic_handler(
-            HEALTH_SERVICE, {"Check": rpc.handler(HEALTH, "HealthCheckRequest", rpc.health_check)}
+            HEALTH_SERVICE,
+            {"Check": rpc.handler(_parsing(HEALTH, "HealthCheckRequest", rpc.health_check))},
         ),
     )
 
@@ -133,20 +137,15 @@ class _Rpc:
         self._calls = Calls(models, limits, observe)
         self._access = access
         self._limits = limits
+        self._repeats = MessageRepeats()
 
-    def handler(self, package: str, request_name: str, call: Handler) -> Any:
+    def handler(self, call: Handler) -> Any:
         """Return the handler of one method: its errors become statuses, and it is told to the observer."""
-        parse = message(package, request_name).FromString
 
         async def handle(data: bytes, context: Any) -> bytes:
             record = Record()
             try:
-                # Parsed here and not by gRPC, which would call a damaged message an error of the server.
-                try:
-                    request = parse(data)
-                except DecodeError:
-                    raise RequestError("the message cannot be parsed") from None
-                answer = await call(request, context, record)
+                answer = await call(data, context, record)
                 serialized: bytes = answer.SerializeToString()
                 record.status = "ok"
                 return serialized
@@ -189,26 +188,53 @@ class _Rpc:
         status = _NOT_SERVING if self._calls.not_ready() else _SERVING
         return message(HEALTH, "HealthCheckResponse")(status=status)
 
-    async def model_infer(self, request: Any, context: Any, record: Record) -> Any:
+    async def model_infer(self, data: bytes, context: Any, record: Record) -> Any:
         self._check(context)
-        model = self._calls.model(request.model_name)
-        record.model = request.model_name
-        wanted = version_of(request.model_name, request.model_version)
-        ask = _ask(request, self._limits)
+        known = self._repeats.read(data, lambda name: self._calls.reader(self._calls.model(name)))
+        if known is not None:
+            named, ask, rows, raw = (known.model, known.version), known.ask, known.rows, True
+        else:
+            request = _parsed(message(INFERENCE, "ModelInferRequest").FromString, data)
+            named, raw = (request.model_name, request.model_version), bool(request.raw_input_contents)
+        model = self._calls.model(named[0])
+        record.model = named[0]
+        wanted = version_of(*named)
+        if known is None:
+            ask = _ask(request, self._limits)
+            reader = self._calls.reader(model)
+            rows = reader.read(ask.tensors)
+            self._repeats.keep(data, named, reader, ask, rows)
         remaining_s = context.time_remaining()
         if remaining_s is not None:
             ask.timeout_s = max(
                 0.0, remaining_s if ask.timeout_s is None else min(ask.timeout_s, remaining_s)
             )
         labels = labels_of(model.signature(), ask.outputs)
-        rows = self._calls.reader(model).read(ask.tensors)
         answer = await self._calls.predict(model, wanted, rows, ask.timeout_s, record)
-        return _response(request, answer, labels, record.rows)
+        return _response(named[0], ask.id, answer, labels, record.rows, raw=raw)
 
     def _check(self, context: Any) -> None:
         """Raise AccessError unless the call bears a token, if one is asked."""
         if self._access.tokens:
             self._access.check_bearer(dict(context.invocation_metadata()).get("authorization"))
+
+
+def _parsing(package: str, request_name: str, call: Handler) -> Handler:
+    """Return a call that takes bytes as one that takes a message."""
+    parse = message(package, request_name).FromString
+
+    async def parsed(data: bytes, context: Any, record: Record) -> Any:
+        return await call(_parsed(parse, data), context, record)
+
+    return parsed
+
+
+def _parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:
+    # Not done by gRPC, which would call a damaged message an error of the server.
+    try:
+        return parse(data)
+    except DecodeError:
+        raise RequestError("the message cannot be parsed") from None
 
 
 def _ask(request: Any, limits: Limits) -> Ask:
@@ -263,15 +289,17 @@ def _parameters(part: Any) -> dict[str, Any]:
     return found
 
 
-def _response(request: Any, answer: Answer, labels: Sequence[Label], num_rows: int) -> Any:
+def _response(
+    model: str, request_id: str, answer: Answer, labels: Sequence[Label], num_rows: int, *, raw: bool
+) -> Any:
     """Return the answer, raw if the request was raw and typed if it was typed."""
     response = message(INFERENCE, "ModelInferResponse")(
-        model_name=request.model_name, model_version=str(answer.version), id=request.id
+        model_name=model, model_version=str(answer.version), id=request_id
     )
     for label in labels:
         values = output_of(label, answer.predictions, num_rows)
         output = response.outputs.add(name=label.name, datatype="FP32", shape=output_shape(label, num_rows))
-        if request.raw_input_contents:
+        if raw:
             response.raw_output_contents.append(values.tobytes())
         else:
             output.contents.fp32_contents.extend(values.ravel())
