@@ -197,7 +197,7 @@ def test_every_new_version_answers_after_a_poll(source, tmp_path):
         assert not replica.poll()
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_whatever_happens_to_the_log_a_replica_answers_as_one_loaded_anew(history, tmp_path_factory, data):
     trained = Trained(history.source, tmp_path_factory.mktemp("any") / "model")
