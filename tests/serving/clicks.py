@@ -140,3 +140,5 @@ class Serving:
             self.process.wait()
         self._reader.join()
         self.process.stdout.close()
+        # pytest shows it where a test fails.
+        print("".join(self.said))
