@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -118,7 +119,9 @@ def serve(
     ] = None,
     beside: Annotated[
         bool,
-        typer.Option("--beside", hidden=True, help="Tell a parent process the numbers, and end when it does."),
+        typer.Option(
+            "--beside", hidden=True, help="Tell a parent process the numbers, and end when it does."
+        ),
     ] = False,
 ) -> None:
     """Serve the newest version of a model, and follow it as it learns. Ctrl-C or SIGTERM finishes what was begun.
@@ -182,6 +185,7 @@ def serve(
             "listening: " + ", ".join(f"{wire} {where}" for wire, where in wires.items() if where is not None)
         )
 
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     server = Server(specs, settings, access, logs=logs)
     if beside:
         threading.Thread(target=_stop_with_parent, args=(server,), daemon=True).start()
