@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -21,6 +22,14 @@ _FORMS = 64
 _LONGEST = 65_536
 
 
+class _Run(NamedTuple):
+    """Columns of one type that follow each other in the raw bytes, from `start` on."""
+
+    kind: pa.DataType
+    columns: int
+    start: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Form:
     """What all requests of one form have in common: everything but the bytes of their columns."""
@@ -29,17 +38,12 @@ class _Form:
     form: Form
     schema: pa.Schema
     num_rows: int
-    columns: tuple[tuple[pa.DataType, int, int], ...]
+    runs: tuple[_Run, ...]
     size_bytes: int
 
     def read(self, raw: bytes) -> pa.RecordBatch:
         """Return the columns that lie in `raw`, where those of the first request did."""
-        whole = pa.py_buffer(raw)
-        arrays = [
-            pa.Array.from_buffers(kind, self.num_rows, [None, whole.slice(start, size)])
-            for kind, start, size in self.columns
-        ]
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        return _batch(raw, self.runs, self.num_rows, self.schema)
 
 
 class Repeats:
@@ -64,13 +68,13 @@ class Repeats:
 
     def keep(self, head: bytes, raw: bytes, parsed: Parsed, rows: pa.RecordBatch) -> None:
         """Remember the form of a request that was right, if its columns are plain numbers."""
-        columns = _columns(parsed.ask.tensors)
-        if columns is None or len(head) > _LONGEST:
+        runs = _runs(parsed.ask.tensors)
+        if runs is None or len(head) > _LONGEST:
             return
         while len(self._forms) >= _FORMS:
             self._forms.pop(next(iter(self._forms)), None)
         ask = replace(parsed.ask, tensors=[])
-        self._forms[head] = _Form(ask, parsed.form, rows.schema, rows.num_rows, columns, len(raw))
+        self._forms[head] = _Form(ask, parsed.form, rows.schema, rows.num_rows, runs, len(raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +99,8 @@ class _MessageForm:
     num_rows: int
     head: bytes
     marks: tuple[bytes, ...]
-    kinds: tuple[pa.DataType, ...]
     sizes: tuple[int, ...]
+    runs: tuple[_Run, ...]
 
     def read(self, data: bytes) -> pa.RecordBatch | None:
         """Return the columns of a message of this length, or None if it is of another form."""
@@ -104,16 +108,14 @@ class _MessageForm:
             return None
         view = memoryview(data)
         at = len(self.head)
-        arrays = []
-        for mark, kind, size in zip(self.marks, self.kinds, self.sizes, strict=True):
+        parts = []
+        for mark, size in zip(self.marks, self.sizes, strict=True):
             begin = at + len(mark)
             if view[at:begin] != mark:
                 return None
             at = begin + size
-            # A copy: new bytes are aligned, as their readers need them.
-            buffers = [None, pa.py_buffer(bytes(view[begin:at]))]
-            arrays.append(pa.Array.from_buffers(kind, self.num_rows, buffers))
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+            parts.append(view[begin:at])
+        return _batch(b"".join(parts), self.runs, self.num_rows, self.schema)
 
 
 class MessageRepeats:
@@ -157,16 +159,16 @@ class MessageRepeats:
         ask : Ask
         rows : pyarrow.RecordBatch
         """
-        columns = _columns(ask.tensors, aligned=False)
-        if columns is None:
+        runs = _runs(ask.tensors)
+        if runs is None:
             return
-        kinds, sizes = tuple(kind for kind, _, _ in columns), tuple(size for _, _, size in columns)
+        sizes = tuple(len(one.raw or b"") for one in ask.tensors)
         marks = tuple(_RAW_CONTENTS + _varint(size) for size in sizes)
         head = data[: len(data) - sum(sizes) - sum(map(len, marks))]
         if len(head) > _LONGEST:
             return
         kept = replace(ask, tensors=[])
-        form = _MessageForm(*named, reader, kept, rows.schema, rows.num_rows, head, marks, kinds, sizes)
+        form = _MessageForm(*named, reader, kept, rows.schema, rows.num_rows, head, marks, sizes, runs)
         # Fields may come in any order: only those that are where they are expected can be found again.
         again = form.read(data)
         if again is None or not again.equals(rows):
@@ -180,19 +182,33 @@ class MessageRepeats:
         self._by_size = by_size
 
 
-def _columns(
-    tensors: Sequence[Tensor], *, aligned: bool = True
-) -> tuple[tuple[pa.DataType, int, int], ...] | None:
-    """Return type, start and size of each column in the raw bytes; None if not all lie there as Arrow keeps them."""
-    columns = []
+def _runs(tensors: Sequence[Tensor]) -> tuple[_Run, ...] | None:
+    """Return how columns lie in the raw bytes; None if not all lie there as Arrow keeps them."""
+    runs: list[_Run] = []
     at = 0
     for one in tensors:
         kind = fixed_type(one)
-        if kind is None or one.raw is None or (aligned and at % (kind.bit_width // 8)):
+        if kind is None or one.raw is None or at % (kind.bit_width // 8):
             return None
-        columns.append((kind, at, len(one.raw)))
+        if runs and runs[-1].kind == kind:
+            runs[-1] = runs[-1]._replace(columns=runs[-1].columns + 1)
+        else:
+            runs.append(_Run(kind, 1, at))
         at += len(one.raw)
-    return tuple(columns)
+    return tuple(runs)
+
+
+def _batch(raw: bytes, runs: Sequence[_Run], num_rows: int, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the columns that lie in `raw`."""
+    whole = pa.py_buffer(raw)
+    arrays = []
+    for kind, columns, start in runs:
+        # An array is checked when it is made, a slice of one is not: with many columns that is most of the time.
+        values = columns * num_rows
+        buffer = whole.slice(start, values * (kind.bit_width // 8))
+        run = pa.Array.from_buffers(kind, values, [None, buffer])
+        arrays += [run.slice(begin, num_rows) for begin in range(0, values, num_rows)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _varint(number: int) -> bytes:
