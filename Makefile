@@ -39,6 +39,9 @@ bench: $(STAMP)  ## every figure, one JSON line each; takes a while
 	$(PYTHON) -m bench.deepfm
 	$(PYTHON) -m bench.checkpoint
 	$(PYTHON) -m bench.flights
+	$(PYTHON) -m bench.freshness
+	$(PYTHON) -m bench.serving
+	$(PYTHON) -m bench.endurance
 
 $(STAMP): $(CORE) constraints.txt
 	test -x $(PYTHON) || python3 -m venv $(VENV)

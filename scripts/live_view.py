@@ -1,38 +1,65 @@
-"""Draw the live view of a running job as an SVG picture: python scripts/live_view.py JOB EXAMPLES OUT.svg."""
+"""Draw the live view of a job that learns and serves: python scripts/live_view.py EXAMPLES OUT.svg."""
 
 import io
+import os
+import signal
+import subprocess
 import sys
 import tempfile
-import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from onstream import load_job
+from onstream import Log, load_job
+from onstream.cli_run import train_and_serve
 from onstream.terminal import LiveView
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PORT = "18815"
 
-def main(path: str, examples: int, out: Path) -> None:
+
+class Watcher(LiveView):
+    """Keep every picture, and end the job after some examples."""
+
+    def __init__(self, *args, examples: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+        self.pictures = []
+
+    def progress(self, progress):
+        super().progress(progress)
+        self.pictures.append(self.render())
+        if progress.examples >= self.examples:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def main(examples: int, out: Path) -> None:
     console = Console(record=True, width=96, file=io.StringIO())
-    view = LiveView(console, f"onstream train {path}")
-    stop = threading.Event()
+    views = []
 
-    class Watcher:
-        def progress(self, progress):
-            if not stop.is_set():
-                view.progress(progress)
-            if progress.examples >= examples:
-                stop.set()
+    @contextmanager
+    def watching(served):
+        title = "onstream run examples/flights_live.py"
+        views.append(Watcher(Console(file=io.StringIO()), title, served=served, examples=examples))
+        yield views[0]
 
-        def note(self, text):
-            view.note(text)
-
-    with tempfile.TemporaryDirectory() as directory:
-        job = load_job(path).replace({"directory": directory, "report_every_s": 0.2})
-        job.train(Watcher(), stop=stop)
-    console.print(view.render())
+    with tempfile.TemporaryDirectory() as folder:
+        job = load_job(EXAMPLES / "flights_live.py")
+        changes = {
+            "directory": f"{folder}/flights-live",
+            "stream": Log(f"{folder}/log.db"),
+            "report_every_s": 0.5,
+        }
+        options = ["--rest-port", "0", "--grpc-port", "-1", "--flight-port", PORT]
+        sender = [sys.executable, str(EXAMPLES / "send_flights.py"), "--address", f"grpc://127.0.0.1:{PORT}"]
+        with subprocess.Popen(sender, stdout=subprocess.DEVNULL) as sending:
+            train_and_serve(job.replace(changes), None, options, watching)
+            sending.terminate()
+    # The last one is of the end, when the server has gone.
+    console.print(views[0].pictures[-2])
     console.save_svg(str(out), title="onstream")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), Path(sys.argv[2]))
