@@ -53,7 +53,8 @@ def probe(client: Client, seconds: float) -> Seen:
     while (now := time.perf_counter()) < end or (waiting and now < end + 10):
         if next_send <= now < end:
             number += 1
-            client.send({**ROW, "probe": number, "label": 1})
+            # Labels in turn: were they all the same, predictions would soon be as near to it as a float can be.
+            client.send({**ROW, "probe": number, "label": number % 2})
             waiting[number] = time.perf_counter()
             next_send = max(next_send + EVERY_S, now)
         if waiting:
