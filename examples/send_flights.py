@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from onstream import Client
-from onstream.errors import UnavailableError
+from onstream.errors import DeadlineError, UnavailableError
 
 FLIGHTS = Path(__file__).parents[1] / "data" / "flights.parquet"
 
@@ -43,8 +43,8 @@ def main() -> None:
                 answer = client.predict(flights.drop_columns(["late", "outcome", "arrived"]), timeout_s=0.5)
                 asked += len(flights)
                 late += float(answer.predictions["late"].sum())
-            except UnavailableError:
-                # There is nothing to predict with before the first checkpoint.
+            except (UnavailableError, DeadlineError):
+                # There is nothing to predict with before the first checkpoint, nor while a server starts again.
                 pass
             client.send(flights, sequence=number)
             sent += len(flights)

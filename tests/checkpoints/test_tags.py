@@ -146,3 +146,15 @@ def test_publishing_and_rolling_back_at_once_loses_no_hold(store: LocalStore) ->
         assert tag.held
         assert log.publish("production", n).version == tag.version < n
         assert log.newest("production", verify=True).version == tag.version
+
+
+def test_a_damaged_tag_is_no_business_of_those_who_follow_another(store: LocalStore) -> None:
+    with CheckpointLog(store) as log:
+        commit(log, 1, 2)
+        log.tag("production", 1)
+        store.write("tags/other", [b"damaged"])
+        assert log.resolve("production") == 1
+        with pytest.raises(DamagedError, match="tags/other"):
+            log.resolve("other")
+        with pytest.raises(CheckpointError):
+            log.resolve("missing")

@@ -294,6 +294,15 @@ def test_a_version_that_cannot_be_loaded_is_counted_and_the_one_before_answers(
     until(lambda: metrics.value("onstream_replica_failures_total", route="usual") >= 1)
 
 
+def test_a_version_that_knows_every_example_is_never_too_old(trained, serving, tmp_path):
+    with Log(tmp_path / "clicks.db") as examples:
+        model = serving(trained, max_staleness_s=0.001, examples=examples)
+        until(lambda: model.versions())
+        assert model.not_ready() is None
+        examples.append([{"user": 1}])
+        assert "may be at most" in (model.not_ready() or "")
+
+
 def test_metrics_tell_version_staleness_and_freshness(trained, serving, metrics):
     model = serving(trained, canary=Share("old", 0.5))
     assert metrics.value("onstream_model_version", model="clicks", route="usual") == 2

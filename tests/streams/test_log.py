@@ -315,3 +315,16 @@ def test_rows_may_be_appended_as_dicts_and_nothing_else(tmp_path):
     assert chunk.batch.to_pylist() == [{"user": 7}, {"user": 8}]
     with pytest.raises(ColumnError, match="got dict"):
         log.append({"user": 7})
+
+
+def test_arrivals_of_many_batches_are_an_even_share_of_them(tmp_path):
+    clock = FakeClock()
+    with Log(tmp_path / "events.db", clock=clock) as log:
+        begin = clock.time()
+        for _ in range(10):
+            log.append([{"user": 1}])
+            clock.now += 1.0
+        assert [round(t - begin) for t in log.arrivals(0, 10)] == list(range(10))
+        assert [round(t - begin) for t in log.arrivals(3, 5)] == [3, 4]
+        assert [round(t - begin) for t in log.arrivals(0, 10, limit=4)] == [0, 3, 6, 9]
+        assert log.arrivals(10, 10) == []

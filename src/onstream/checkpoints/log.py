@@ -32,7 +32,7 @@ from onstream.checkpoints.segments import (
     write_segment,
 )
 from onstream.checkpoints.states import read_state, state_bytes
-from onstream.checkpoints.tags import Tag, read_tag, read_tags, remove_tag, write_tag
+from onstream.checkpoints.tags import Tag, is_tag_name, read_tag, read_tags, remove_tag, write_tag
 from onstream.contracts import Delta, Positions, State, Store
 from onstream.errors import CheckpointError, DamagedError
 
@@ -658,9 +658,11 @@ class CheckpointLog:
             if int(which) not in (versions := self.versions()):
                 raise CheckpointError(f"there is no version {which}; versions are {versions}")
             return int(which)
-        if which not in (tags := self.tags()):
-            raise CheckpointError(f"there is no tag {which!r}; tags are {tags}")
-        return tags[str(which)]
+        # Of this tag alone: another one that is damaged is none of its followers' business.
+        tag = read_tag(self.store, str(which)) if is_tag_name(str(which)) else None
+        if tag is None:
+            raise CheckpointError(f"there is no tag {which!r}; tags are {self.tags()}")
+        return tag.version
 
     # ------------------------------------------------------------------------------------ helpers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
@@ -93,7 +94,7 @@ class Served:
         reason = self._usual.not_ready()
         limit_s = self._settings.max_staleness_s
         loaded = self._usual.loaded
-        if reason is None and loaded is not None and limit_s is not None:
+        if reason is None and loaded is not None and limit_s is not None and not self._usual.knows_all():
             if loaded.cut_s is None:
                 return f"version {loaded.version} does not say when it was cut, and may be at most {limit_s:g} s old"
             stale_s = time.time() - loaded.cut_s
@@ -261,6 +262,14 @@ class _Branch:
             why = self.replica.status().error
             return "no version is loaded yet" + (f": {why}" if why else "")
         return None
+
+    def knows_all(self) -> bool:
+        """Tell whether it knows all examples that there are, so that no newer version can be better."""
+        if self._examples is None:
+            return False
+        with contextlib.suppress(OnstreamError), self.replica.reading() as version:
+            return version.positions.get(PARTITION, 0) >= self._examples.end
+        return False
 
     def close(self) -> None:
         self._stop.set()

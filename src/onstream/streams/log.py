@@ -229,13 +229,15 @@ class Log:
         return self._answers.wait(first, end, timeout_s, stop)
 
     def arrivals(self, first: int, end: int, *, limit: int = 1000) -> list[float]:
-        """Return when batches whose first row is among these were appended, in seconds since 1970, newest first."""
+        """Return when batches whose first row is among these were appended, in seconds since 1970, oldest first.
+
+        Of more than `limit` batches, an even share of them.
+        """
         with self._file.look() as connection:
             rows = connection.execute(
-                "SELECT time FROM batches WHERE first >= ? AND first < ? ORDER BY first DESC LIMIT ?",
-                (first, end, limit),
+                "SELECT time FROM batches WHERE first >= ? AND first < ? ORDER BY first", (first, end)
             ).fetchall()
-        return [float(time) for (time,) in rows]
+        return [float(time) for (time,) in rows[:: -(-len(rows) // limit) or 1]]
 
     def trim(self) -> int:
         """Drop what retention no longer keeps, as every append does; return how many rows that were."""

@@ -1,11 +1,16 @@
 """Requests of one form, whose JSON is read once."""
 
 import json
+from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onstream.contracts import Label
+from onstream.errors import RequestError
 from onstream.serving.model import Input, Signature
 from onstream.serving.oip.bodies import parse_ask
 from onstream.serving.oip.limits import Limits
@@ -171,3 +176,54 @@ def test_only_so_many_forms_of_messages_are_kept_the_newest_ones():
     kept = [rpc_read(repeats, data) is not None for data in asked]
     assert kept == [False] * (101 - sum(kept)) + [True] * sum(kept)
     assert 0 < sum(kept) < 100
+
+
+SHAPED = st.sampled_from(
+    [
+        (Input("x", ("id",)), "INT64", []),
+        (Input("x", ("id",)), "UINT8", [1]),
+        (Input("x", ("number",)), "FP32", []),
+        (Input("x", ("number",)), "FP16", []),
+        (Input("x", ("number",)), "BOOL", [1]),
+        (Input("x", ("list",), (-1,)), "INT64", [1]),
+        (Input("x", ("list",), (-1,)), "INT32", [3]),
+        (Input("x", ("tensor",), (1,)), "FP32", [1]),
+        (Input("x", ("tensor",), (2, 3)), "FP64", [2, 3]),
+    ]
+)
+SIZES = {"INT64": 8, "UINT8": 1, "FP32": 4, "FP16": 2, "BOOL": 1, "INT32": 4, "FP64": 8}
+
+
+@given(st.lists(SHAPED, min_size=1, max_size=4), st.integers(1, 4), st.data())
+def test_whatever_the_inputs_are_a_repeated_request_is_read_as_the_first_one(columns, num_rows, data):
+    named = [(replace(one, name=f"x{i}"), *rest) for i, (one, *rest) in enumerate(columns)]
+    reader = TensorReader(Signature(tuple(one for one, *_ in named), SIGNATURE.outputs), Limits())
+    asked = message(INFERENCE, "ModelInferRequest")(model_name="m")
+    inputs = []
+    for one, datatype, shape in named:
+        raw = bytes(
+            data.draw(
+                st.lists(
+                    st.integers(0, 1), min_size=(n := num_rows * prod(shape) * SIZES[datatype]), max_size=n
+                )
+            )
+        )
+        asked.inputs.add(name=one.name, datatype=datatype, shape=[num_rows, *shape])
+        asked.raw_input_contents.append(raw)
+        told = {"name": one.name, "datatype": datatype, "shape": [num_rows, *shape]}
+        inputs.append({**told, "parameters": {"binary_data_size": len(raw)}})
+    head, raw = json.dumps({"inputs": inputs}).encode(), b"".join(asked.raw_input_contents)
+    rest, rpc = Repeats(), MessageRepeats()
+    parsed = parse_ask(head, raw, Limits())
+    rows = reader.read(parsed.ask.tensors)
+    rest.keep(head, raw, parsed, rows)
+    found = rest.read(head, raw)
+    assert found is None or found[1].equals(rows)
+    rpc_keep(rpc, asked.SerializeToString(), reader)
+    again = rpc_read(rpc, asked.SerializeToString(), reader)
+    assert again is None or again.rows.equals(rows)
+
+
+def test_an_id_that_cannot_be_sent_back_is_refused():
+    with pytest.raises(RequestError, match="'id' must be a text"):
+        parse_ask(b'{"id": "\\ud800", "inputs": []}', b"", Limits())

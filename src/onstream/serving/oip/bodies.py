@@ -98,7 +98,7 @@ def parse_ask(head: bytes, raw: bytes, limits: Limits) -> Parsed:
     """
     message = _load(head)
     request_id = message.get("id", "")
-    if type(request_id) is not str:
+    if type(request_id) is not str or not _is_text(request_id):
         raise RequestError(f"'id' must be a text, got {shown(request_id)}")
     parameters = _parameters(message, "the request")
     refuse_parameters(parameters, "the request")
@@ -153,6 +153,11 @@ def _load(text: bytes) -> dict[str, Any]:
     if type(message) is not dict:
         raise RequestError("the body must be a JSON object")
     return message
+
+
+def _is_text(text: str) -> bool:
+    """Return whether a text can be sent back: half characters can be read and not be written."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _load_leniently(text: bytes) -> Any:

@@ -68,7 +68,7 @@ class Repeats:
 
     def keep(self, head: bytes, raw: bytes, parsed: Parsed, rows: pa.RecordBatch) -> None:
         """Remember the form of a request that was right, if its columns are plain numbers."""
-        runs = _runs(parsed.ask.tensors)
+        runs = _runs(parsed.ask.tensors, rows.schema)
         if runs is None or len(head) > _LONGEST:
             return
         while len(self._forms) >= _FORMS:
@@ -159,7 +159,7 @@ class MessageRepeats:
         ask : Ask
         rows : pyarrow.RecordBatch
         """
-        runs = _runs(ask.tensors)
+        runs = _runs(ask.tensors, rows.schema)
         if runs is None:
             return
         sizes = tuple(len(one.raw or b"") for one in ask.tensors)
@@ -182,13 +182,14 @@ class MessageRepeats:
         self._by_size = by_size
 
 
-def _runs(tensors: Sequence[Tensor]) -> tuple[_Run, ...] | None:
+def _runs(tensors: Sequence[Tensor], schema: pa.Schema) -> tuple[_Run, ...] | None:
     """Return how columns lie in the raw bytes; None if not all lie there as Arrow keeps them."""
     runs: list[_Run] = []
     at = 0
-    for one in tensors:
+    for one, field in zip(tensors, schema, strict=True):
         kind = fixed_type(one)
-        if kind is None or one.raw is None or at % (kind.bit_width // 8):
+        # A list of one element, or a block of one, has the shape of a plain column, and is none.
+        if kind != field.type or one.raw is None or at % (kind.bit_width // 8):
             return None
         if runs and runs[-1].kind == kind:
             runs[-1] = runs[-1]._replace(columns=runs[-1].columns + 1)
