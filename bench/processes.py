@@ -93,12 +93,10 @@ def served(directory: Path, *options: str, core: int | None = None) -> Iterator[
         yield Ports(rest, grpc, flight, process.pid)
 
 
-def resident_bytes(process: int) -> int:
-    """Return how much memory of a process lies in RAM."""
+def resident_bytes(process: int) -> dict[str, int]:
+    """Return how much memory of a process lies in RAM: in all, and without pages of files, which come and go."""
     status = Path(f"/proc/{process}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) << 10
+    return {name: int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) << 10 for name in ("VmRSS", "RssAnon")}
 
 
 def answer_of(command: Sequence[str], *, text: str = "") -> dict[str, float]:

@@ -26,11 +26,13 @@ class Watcher(LiveView):
         super().__init__(*args, **kwargs)
         self.examples = examples
         self.pictures = []
+        self.ended = False
 
     def progress(self, progress):
         super().progress(progress)
         self.pictures.append(self.render())
-        if progress.examples >= self.examples:
+        if progress.examples >= self.examples and not self.ended:
+            self.ended = True
             os.kill(os.getpid(), signal.SIGINT)
 
 
