@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/pip install --quiet --constraint constraints.txt
 STAMP := $(VENV)/.installed
 CORE := $(wildcard src/core/*) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-all check bench format clean
+.PHONY: demo test test-all check bench docs format clean
 
 # A year of flights is sent in, predictions are asked for, and a model learns and serves meanwhile.
 demo: $(STAMP)  ## watch it learn and serve; stop it with Ctrl-C, run it again: it goes on
@@ -43,6 +43,10 @@ bench: $(STAMP)  ## every figure, one JSON line each; takes a while
 	$(PYTHON) -m bench.serving
 	$(PYTHON) -m bench.endurance
 
+docs: $(STAMP)  ## the pages as a site, in site/
+	$(PIP) --group docs
+	$(VENV)/bin/mkdocs build --quiet --strict
+
 $(STAMP): $(CORE) constraints.txt
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	$(PIP) --upgrade "pip>=25.1"
@@ -52,4 +56,4 @@ $(STAMP): $(CORE) constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build models
+	rm -rf $(VENV) build models site
