@@ -8,6 +8,8 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +17,15 @@ import typer
 
 from onstream.errors import JobError
 from onstream.serving.beside import STATUS
+from onstream.serving.saying import LoggedAside, Saying
 
 if TYPE_CHECKING:
     from onstream.serving.server import Server
 
 __all__ = ["serve"]
+
+_STANDARD_OUTPUT = 1
+_STANDARD_ERROR = 2
 
 
 def _port(text: str) -> Any:
@@ -181,23 +187,27 @@ def serve(
 
     def listening(addresses: Addresses) -> None:
         wires = {"REST": addresses.rest, "gRPC": addresses.grpc, "Flight": addresses.flight}
-        _say(
+        out.say(
             "listening: " + ", ".join(f"{wire} {where}" for wire, where in wires.items() if where is not None)
         )
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     server = Server(specs, settings, access, logs=logs)
     if beside:
         threading.Thread(target=_stop_with_parent, args=(server,), daemon=True).start()
-    try:
-        drained = server.run(listening, _say, _tell_status if beside else None)
-    finally:
-        for kept in logs.values():
-            kept.close()
-    if not drained:
-        _say(f"stopped; not all requests were finished within {drain:g} s")
-        raise typer.Exit(1)
-    _say("stopped; all requests that were taken were answered")
+    # Neither the wires nor the models wait for who reads what is said of them.
+    with closing(Saying(_STANDARD_OUTPUT)) as out, closing(Saying(_STANDARD_ERROR)) as err:
+        logging.basicConfig(
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[LoggedAside(err)]
+        )
+        try:
+            drained = server.run(listening, out.say, partial(_tell_status, out) if beside else None)
+        finally:
+            for kept in logs.values():
+                kept.close()
+        if not drained:
+            out.say(f"stopped; not all requests were finished within {drain:g} s")
+            raise typer.Exit(1)
+        out.say("stopped; all requests that were taken were answered")
 
 
 def _stop_with_parent(server: Server) -> None:
@@ -207,13 +217,8 @@ def _stop_with_parent(server: Server) -> None:
     server.stop()
 
 
-def _tell_status(numbers: dict[str, float]) -> None:
-    _say(STATUS + json.dumps(numbers))
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+def _tell_status(out: Saying, numbers: dict[str, float]) -> None:
+    out.status(STATUS + json.dumps(numbers))
 
 
 def _named(models: Sequence[str], name: str | None) -> dict[str, Path]:

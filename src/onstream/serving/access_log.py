@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +18,8 @@ __all__ = ["AccessLog"]
 _log = logging.getLogger(__name__)
 
 _DEPTH = 100_000
+_CLOSE_S = 2.0
+_STANDARD_ERROR = 2
 
 
 class AccessLog:
@@ -52,9 +54,8 @@ class AccessLog:
 
     def __init__(self, path: str | Path, *, depth: int = _DEPTH) -> None:
         """Open the file and start the thread."""
-        self._own = str(path) != "-"
         try:
-            self._file: IO[str] = Path(path).open("a", encoding="utf-8") if self._own else sys.stderr  # noqa: SIM115
+            self._file = _opened(path)
         except OSError as error:
             raise JobError(f"the access log {str(path)!r} cannot be written: {error.strerror}") from error
         self._queue: queue.Queue[tuple[float, str, str, str, float, int] | None] = queue.Queue(depth)
@@ -69,15 +70,25 @@ class AccessLog:
         except queue.Full:
             self._lost += 1
 
-    def close(self) -> None:
-        """Write what is left. Closing again does nothing."""
+    def close(self, timeout_s: float = _CLOSE_S) -> None:
+        """Write what is left, if that takes no longer than `timeout_s`. Closing again does nothing."""
+        end = time.monotonic() + timeout_s
         if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
-            if self._own:
-                self._file.close()
+            try:
+                self._queue.put(None, timeout=timeout_s)
+            except queue.Full:
+                return
+            self._thread.join(max(0.0, end - time.monotonic()))
 
     def _write_all(self) -> None:
+        # It is closed by who writes: to close it from outside would wait for a write that is stuck.
+        try:
+            self._write_entries()
+        finally:
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+    def _write_entries(self) -> None:
         told = 0
         while (entry := self._queue.get()) is not None:
             at, wire, model, status, seconds, rows = entry
@@ -95,3 +106,10 @@ class AccessLog:
                 self._file.flush()
         except OSError:
             _log.exception("the access log cannot be written")
+
+
+def _opened(path: str | Path) -> IO[str]:
+    if str(path) != "-":
+        return Path(path).open("a", encoding="utf-8")
+    # Not `sys.stderr`: a thread that is stuck within that holds its lock, which the end of the process needs.
+    return open(_STANDARD_ERROR, "a", encoding="utf-8", closefd=False)
