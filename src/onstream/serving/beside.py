@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import threading
 from collections import deque
@@ -22,6 +23,10 @@ STATUS = "status: "
 
 _KEPT_LINES = 20
 _RESTART_AFTER_S = 1.0
+# Seconds that it may take longer than it may take to drain: logs are closed after that.
+_GRACE_S = 8.0
+
+_log = logging.getLogger(__name__)
 
 
 class Beside:
@@ -65,11 +70,14 @@ class Beside:
             If it ends before it listens; the message is what it said.
         """
         self._note = note
-        self._process = self._start()
+        try:
+            self._process = self._start()
+        except OSError as error:
+            raise JobError(f"the server did not start: {error}") from error
         watcher = threading.Thread(target=self._watch, name="onstream-beside", daemon=True)
         watcher.start()
-        self._listening.wait()
         try:
+            self._listening.wait()
             if self._ending.is_set():
                 raise JobError("the server did not start:\n" + "\n".join(self._said))
             yield
@@ -80,10 +88,11 @@ class Beside:
             process.terminate()
             try:
                 # It keeps its own bound; this one is for a process that cannot.
-                process.wait(self._drain_s + 5.0)
+                process.wait(self._drain_s + _GRACE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-            watcher.join()
+            # What it started itself may hold the pipe open.
+            watcher.join(_GRACE_S)
 
     @property
     def pid(self) -> int | None:
@@ -108,33 +117,68 @@ class Beside:
         )
 
     def _watch(self) -> None:
-        while self._process is not None:
-            self._listen(self._process)
-            code = self._process.wait()
-            self._status = {}
-            if self._ending.is_set():
-                return
+        process = self._process
+        try:
+            while process is not None:
+                self._listen(process)
+                code = process.wait()
+                self._status = {}
+                if self._ending.is_set() or not self._listening.is_set():
+                    return
+                self._tell(f"the server ended with code {code} and is started again")
+                process = self._restarted()
+        finally:
             if not self._listening.is_set():
                 # What keeps it from starting would keep it from starting again.
                 self._ending.set()
                 self._listening.set()
-                return
-            self._note(f"the server ended with code {code} and is started again")
-            self._ending.wait(_RESTART_AFTER_S)
+
+    def _restarted(self) -> subprocess.Popen[str] | None:
+        """Start it again, however often that takes; return None if it is time to end."""
+        while not self._ending.wait(_RESTART_AFTER_S):
             with self._restarting:
                 if self._ending.is_set():
-                    return
-                self._process = self._start()
+                    break
+                try:
+                    self._process = self._start()
+                except OSError as error:
+                    failure = error
+                else:
+                    return self._process
+            self._tell(f"the server cannot be started again, which is tried further: {failure}")
+        return None
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
+        """Take what it says until it ends. Nothing that it says ends this: it would wait for a pipe that is full."""
+        assert process.stdin is not None
         assert process.stdout is not None
-        for line in process.stdout:
-            text = line.rstrip()
-            if text.startswith(STATUS):
-                self._status = json.loads(text.removeprefix(STATUS))
-                continue
-            self._said.append(text)
-            if text.startswith("listening: "):
-                self._listening.set()
-            if self._listening.is_set():
-                self._note(text)
+        with process.stdin, process.stdout:
+            for line in process.stdout:
+                self._hear(line.rstrip())
+
+    def _hear(self, text: str) -> None:
+        if text.startswith(STATUS) and (numbers := _numbers(text.removeprefix(STATUS))) is not None:
+            self._status = numbers
+            return
+        self._said.append(text)
+        if text.startswith("listening: "):
+            self._listening.set()
+        if self._listening.is_set():
+            self._tell(text)
+
+    def _tell(self, text: str) -> None:
+        try:
+            self._note(text)
+        except Exception:
+            _log.exception("a line of the server cannot be shown: %s", text)
+
+
+def _numbers(text: str) -> Status | None:
+    """Return the numbers that a status tells; None if it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(found, dict) and all(isinstance(value, int | float) for value in found.values()):
+        return found
+    return None
