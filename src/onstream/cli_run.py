@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from onstream.serving.beside import Beside, Status
 from onstream.streams import Log
 from onstream.trainer import Observer, Summary
 
-__all__ = ["Watching", "train_and_serve"]
+__all__ = ["Watching", "drain_of", "train_and_serve"]
 
 Watching = Callable[[Callable[[], Status]], AbstractContextManager[Observer]]
 """Given where the server's newest numbers are, opens the view that shows them beside those of the job."""
 
+# That of the server, unless it is told otherwise.
 _DRAIN_S = 10.0
 
 
@@ -53,13 +54,31 @@ def train_and_serve(job: Job, name: str | None, options: Sequence[str], watching
         max_wait_s=job.pace("max_wait_s", served=True),
         checkpoint_every_s=job.pace("checkpoint_every_s", served=True),
     )
-    server = Beside(_command(job, name, options), drain_s=_DRAIN_S)
+    server = Beside(_command(job, name, options), drain_s=drain_of(options))
     with watching(server.status) as observer, server.running(observer.note):
         summary = job.train(observer)
         if not summary.stopped:
             observer.note("the stream ended; serving goes on until Ctrl-C")
             _wait_for_signal()
     return summary
+
+
+def drain_of(options: Sequence[str]) -> float:
+    """Return how long ``onstream serve`` lets requests take to finish, given its options.
+
+    Examples
+    --------
+    >>> drain_of(["--threads", "2", "--drain", "60"])
+    60.0
+    """
+    found = _DRAIN_S
+    for option, following in zip(options, [*options[1:], ""], strict=False):
+        name, equals, value = option.partition("=")
+        if name == "--drain":
+            # The server refuses what is no number.
+            with suppress(ValueError):
+                found = float(value if equals else following)
+    return found
 
 
 def _command(job: Job, name: str | None, options: Sequence[str]) -> list[str]:

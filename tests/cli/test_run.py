@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from onstream import Client
+from onstream.cli_run import drain_of
 from onstream.errors import UnavailableError
 
 JOB = """
@@ -183,6 +184,22 @@ def test_where_a_file_ends_serving_goes_on(tmp_path):
         with urllib.request.urlopen(request, timeout=60) as answer:
             assert len(json.load(answer)["outputs"][0]["data"]) == 1
         assert run.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ([], 10.0),
+        (["--threads", "2"], 10.0),
+        (["--drain", "60", "--threads", "2"], 60.0),
+        (["--threads", "2", "--drain=60"], 60.0),
+        (["--drain", "60", "--drain", "0.5"], 0.5),
+        (["--drain", "much"], 10.0),
+        (["--drain"], 10.0),
+    ],
+)
+def test_the_server_may_take_as_long_to_end_as_it_is_told_to(options, seconds):
+    assert drain_of(options) == seconds
 
 
 def free_port() -> int:
