@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from onstream.errors import OnstreamError
 from onstream.serving.metrics import ModelMetrics, Route
 from onstream.serving.model import Answer
 from onstream.streams import Log
@@ -33,8 +32,11 @@ SCHEMA = pa.schema(
 
 _log = logging.getLogger(__name__)
 
-_DEPTH = 4096
-_JOINED = 256
+# Rows of the record: a million predictions of one number are some 4 MiB while they wait.
+_DEPTH = 1 << 20
+# An append has at most so many, and those of one more request: each needs some 60 bytes and its words.
+_JOINED = 1 << 16
+_CLOSE_S = 2.0
 
 
 class _Entry(NamedTuple):
@@ -42,6 +44,11 @@ class _Entry(NamedTuple):
     request: int
     route: Route
     answer: Answer
+
+    @property
+    def cost(self) -> int:
+        """Rows that it makes, and at least 1, so that what waits is bounded."""
+        return max(1, sum(len(values) for values in self.answer.predictions.values()))
 
 
 class Recorder:
@@ -53,6 +60,8 @@ class Recorder:
         Of the log.
     metrics : ModelMetrics
         Told of requests that are not recorded.
+    depth : int
+        Rows of the record that may wait to be written; a request is taken if there are fewer.
 
     Notes
     -----
@@ -63,44 +72,64 @@ class Recorder:
     A thread of its own writes. What it has no time for is left out and counted, so that requests never wait.
     """
 
-    def __init__(self, path: str | Path, metrics: ModelMetrics) -> None:
+    def __init__(self, path: str | Path, metrics: ModelMetrics, *, depth: int = _DEPTH) -> None:
         """Open the log and start the thread."""
         self._kept = Log(path)
         self._metrics = metrics
-        self._queue: queue.Queue[_Entry | None] = queue.Queue(_DEPTH)
+        self._depth = depth
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="onstream-recorder", daemon=True)
         self._thread.start()
 
     def add(self, request: int, route: Route, answer: Answer) -> None:
         """Have an answer recorded."""
-        try:
-            self._queue.put_nowait(_Entry(time.time(), request, route, answer))
-        except queue.Full:
+        entry = _Entry(time.time(), request, route, answer)
+        with self._lock:
+            taken = self._waiting < self._depth
+            if taken:
+                self._waiting += entry.cost
+                self._queue.put(entry)
+        if not taken:
             self._metrics.unrecorded()
 
-    def close(self) -> None:
-        """Write what is left. Closing again does nothing."""
+    def close(self, timeout_s: float = _CLOSE_S) -> None:
+        """Write what is left, if that takes no longer than `timeout_s`. Closing again does nothing."""
         if self._thread.is_alive():
             self._queue.put(None)
-            self._thread.join()
-            self._kept.close()
+            self._thread.join(timeout_s)
+            # A write that is stuck still needs it.
+            if not self._thread.is_alive():
+                self._kept.close()
 
     def _write_all(self) -> None:
         ended = False
         while not ended:
-            entries = [self._queue.get()]
-            # One append costs a sync of the disk, whatever it holds.
-            while len(entries) < _JOINED and entries[-1] is not None and not self._queue.empty():
-                entries.append(self._queue.get())
-            ended = entries[-1] is None
-            found = [_rows(entry) for entry in entries if entry is not None]
+            entries, ended = self._joined()
             try:
-                if found:
-                    self._kept.append(pa.concat_batches(found))
-            except OnstreamError:
+                if entries:
+                    self._kept.append(pa.concat_batches([_rows(entry) for entry in entries]))
+            except Exception:
+                # Whatever it is, the next may be recorded, and those who ask are answered.
                 _log.exception("predictions cannot be recorded")
-                for _ in found:
+                for _ in entries:
                     self._metrics.unrecorded()
+            with self._lock:
+                self._waiting -= sum(entry.cost for entry in entries)
+
+    def _joined(self) -> tuple[list[_Entry], bool]:
+        """Wait for a request, and return it with those that wait behind it, and whether it is time to end."""
+        entries: list[_Entry] = []
+        rows = 0
+        # One append costs a sync of the disk, whatever it holds.
+        while rows < _JOINED and (not entries or not self._queue.empty()):
+            entry = self._queue.get()
+            if entry is None:
+                return entries, True
+            entries.append(entry)
+            rows += entry.cost
+        return entries, False
 
 
 def _rows(entry: _Entry) -> pa.RecordBatch:
