@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ import pytest
 from onstream.errors import JobError, UnavailableError
 from onstream.serving.access import Access
 from onstream.serving.flight import FlightServer
-from onstream.streams import Appended
+from onstream.streams import Appended, Log
 from tests.serving.flights import (
     Linear,
     certificates,
@@ -483,3 +485,30 @@ def test_shutdown_gives_up_work_that_takes_longer_than_its_bound(tmp_path):
         asking.join(30)
         assert isinstance(errors[0], fl.FlightUnavailableError)
         assert server.logs["events"].append(rows(2)) == Appended(1, 2)
+
+
+LOOK = "import sys; from onstream.streams import Log; log = Log(sys.argv[1]); print(log.end); log.close()"
+
+
+def test_shutdown_that_cuts_streams_leaves_the_log_to_its_process(tmp_path):
+    def seen_by_another():
+        looked = subprocess.run(
+            [sys.executable, "-c", LOOK, path], capture_output=True, text=True, check=True
+        )
+        return int(looked.stdout)
+
+    path = tmp_path / "log.db"
+    with Log(path) as log:
+        with FlightServer({}, {"log": log}, port=0) as server, connect(server) as client:
+            stream, acknowledged = client.do_put(fl.FlightDescriptor.for_path(), rows(1).schema)
+            stream.write_batch(rows(1))
+            assert acknowledged.read() is not None
+            assert server.shutdown(30) is True
+            assert isinstance(failure(stream.close), fl.FlightUnavailableError)
+        # Whoever closes a log that nobody else has locked takes its newest pages away.
+        assert seen_by_another() == 1
+        assert log.append(rows(2)) == Appended(1, 2)
+        assert seen_by_another() == 2
+        assert log.append(rows(3)) == Appended(2, 3)
+        assert seen_by_another() == 3
+    assert seen_by_another() == 3

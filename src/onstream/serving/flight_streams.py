@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,23 +95,22 @@ def cut_connections(port: int) -> int:
     """
     cut = 0
     for name in os.listdir("/dev/fd"):  # noqa: PTH208
+        # No descriptor may be copied and closed here: to close any descriptor of a file ends the locks that this
+        # process holds on it, which SQLite's logs rely on.
         try:
-            copied = os.dup(int(name))
-        except OSError:
-            continue
-        try:
-            found = socket.socket(fileno=copied)
-        except OSError:
-            os.close(copied)
-            continue
-        with found:
-            if found.family not in (socket.AF_INET, socket.AF_INET6):
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 continue
-            try:
+            found = socket.socket(fileno=int(name))
+        except OSError:
+            continue
+        try:
+            if found.family in (socket.AF_INET, socket.AF_INET6):
                 found.getpeername()  # not for the one that listens
                 if found.getsockname()[1] == port:
                     found.shutdown(socket.SHUT_RDWR)
                     cut += 1
-            except OSError:
-                continue
+        except OSError:
+            continue
+        finally:
+            found.detach()
     return cut
