@@ -212,6 +212,27 @@ def test_calls_wait_for_a_server_that_comes_back_until_their_time_is_up(tmp_path
             assert found == [1]
 
 
+def test_learning_waits_for_a_late_trainer_though_the_server_gives_up_sooner(tmp_path):
+    told = threading.Event()
+
+    def observe(wire, name, status, seconds, num_rows):
+        if status == "deadline":
+            told.set()
+
+    with served(tmp_path, timeout_s=0.05, observe=observe) as server:
+        with Client(server.address, timeout_s=60) as client:
+            found = []
+            learning = threading.Thread(
+                target=lambda: found.append(client.learn({"user": 7, "click": 1.0})), daemon=True
+            )
+            learning.start()
+            assert told.wait(60)
+            with training(server.logs["events"], tmp_path / "model"):
+                learning.join(60)
+            assert found[0].predictions["click"].tolist() == [0.5]
+        assert (found[0].position, server.logs["events"].end) == (1, 1)
+
+
 def test_the_client_needs_no_pytorch():
     look = "import onstream, sys; onstream.Client('grpc://127.0.0.1:1'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", look], check=True, timeout=60)

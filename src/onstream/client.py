@@ -40,7 +40,7 @@ T = TypeVar("T")
 _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 1.0
 _SEND_BYTES = 16 << 20
-_SEND_ROWS = 1 << 18
+_SEND_ROWS = 1 << 16
 
 # The server gives up a little earlier than the wire, so that its own words come through.
 _EARLIER = 0.9
@@ -214,7 +214,7 @@ class Client:
         -----
         The rows are durable in the server's log before the trainer sees them, and in the model's checkpoints
         once; repeats of the client add nothing. Waits for the trainer, so one call a batch of examples is
-        better than one call an example.
+        better than one call an example. A server that waits for less long than this call is asked again.
         """
         batch = _one_batch(rows)
         with self._numbered(sequence) as (writer, number):
@@ -231,7 +231,7 @@ class Client:
                 rejects = {int(at): reason for at, reason in facts["rejects"].items()}
                 return Learned(_by_label(answer), loss, facts["end"], facts["examples"], rejects)
 
-            return self._persist(ask, self._deadline(timeout_s))
+            return self._persist(ask, self._deadline(timeout_s), early=True)
 
     def send(self, rows: Rows, *, sequence: int | None = None, timeout_s: float | None = None) -> int:
         """Append rows to the server's log exactly once; they are durable there when this returns.
@@ -252,7 +252,7 @@ class Client:
 
         Notes
         -----
-        Rows that take more than 16 MiB, or are more than 262,144, are sent in parts, in order, unless they have a
+        Rows that take more than 16 MiB, or are more than 65,536, are sent in parts, in order, unless they have a
         sequence number; if such a call fails, the first parts may be there.
         """
         batch = _one_batch(rows)
@@ -332,16 +332,24 @@ class Client:
     def _deadline(self, timeout_s: float | None) -> float:
         return time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
 
-    def _persist(self, ask: Callable[[float], T], deadline: float) -> T:
-        """Ask until there is an answer, an error that asking again does not mend, or no time left."""
+    def _persist(self, ask: Callable[[float], T], deadline: float, *, early: bool = False) -> T:
+        """Ask until there is an answer, an error that asking again does not mend, or no time left.
+
+        With `early`, this also goes on after a server that gave up before it was asked to.
+        """
         wait_s = _FIRST_WAIT_S
         while True:
+            began = time.monotonic()
+            left_s = max(deadline - began, 0.001)
             try:
-                return ask(max(deadline - time.monotonic(), 0.001))
+                return ask(left_s)
             except (pa.ArrowException, StopIteration, UnavailableError) as error:
                 # Many clients of a server that comes back must not come all at once.
                 pause_s = wait_s * random.uniform(0.5, 1.0)
-                if not isinstance(error, _AGAIN) or time.monotonic() + pause_s >= deadline:
+                now = time.monotonic()
+                gave_up = isinstance(error, fl.FlightTimedOutError) and now < began + _EARLIER * left_s
+                again = isinstance(error, _AGAIN) or (early and gave_up)
+                if not again or now + pause_s >= deadline:
                     raise _understood(error, self.address) from error
             time.sleep(pause_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
