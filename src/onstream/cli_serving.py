@@ -102,6 +102,16 @@ def serve(
     drain: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long requests may take to finish at the end.")
     ] = 10.0,
+    max_request_rows: Annotated[
+        int,
+        typer.Option(min=1, metavar="ROWS", help="Refuse a request, or a batch over Flight, of more rows."),
+    ] = 65_536,
+    max_body_bytes: Annotated[
+        int,
+        typer.Option(
+            min=1, max=2**31 - 1, metavar="BYTES", help="Refuse a request, or a batch, that is larger."
+        ),
+    ] = 32 << 20,
     max_rows: Annotated[int, typer.Option(help="Join requests up to this many rows.")] = 4096,
     max_delay: Annotated[
         float, typer.Option(metavar="SECONDS", help="Wait this long at most for requests to join.")
@@ -137,6 +147,7 @@ def serve(
     """
     # Loaded only here: other commands need neither PyTorch nor the libraries of the wires.
     from onstream.serving.access import Access
+    from onstream.serving.oip.limits import Limits
     from onstream.serving.server import Addresses, Server
     from onstream.serving.settings import ModelSettings, ServerSettings, parse_share
     from onstream.streams import Log
@@ -191,7 +202,8 @@ def serve(
             "listening: " + ", ".join(f"{wire} {where}" for wire, where in wires.items() if where is not None)
         )
 
-    server = Server(specs, settings, access, logs=logs)
+    limits = Limits(max_rows=max_request_rows, max_body_bytes=max_body_bytes)
+    server = Server(specs, settings, access, logs=logs, limits=limits)
     if beside:
         threading.Thread(target=_stop_with_parent, args=(server,), daemon=True).start()
     # Neither the wires nor the models wait for who reads what is said of them.

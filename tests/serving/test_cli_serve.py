@@ -12,6 +12,7 @@ import tritonclient.http.aio
 from tritonclient.utils import InferenceServerException
 
 from onstream.client import Client
+from onstream.errors import RequestError
 from onstream.streams import Log
 from tests.cli.commands import Command
 from tests.serving.clicks import Serving, client, copied, infer, inputs, log_of, rows, same, train
@@ -97,6 +98,28 @@ def test_examples_are_sent_into_the_log(server):
         of.send(rows(5))
     with Log(server.folder / "examples.db") as log:
         assert log.end == 5
+
+
+def test_requests_over_the_limits_that_were_set_are_refused_on_every_wire(trained, tmp_path):
+    limits = ("--max-request-rows", "8", "--max-body-bytes", "4096")
+    with Serving(f"clicks={trained}", "--log", f"examples={tmp_path / 'log.db'}", *limits) as server:
+        server.wait_for("is ready: version 2")
+        for wire in ("http", "grpc"):
+            of = client(wire, server)
+            assert infer(wire, of, 8, model="clicks")[0] == 2
+            with pytest.raises(InferenceServerException, match="from 1 to 8 rows, got 9"):
+                infer(wire, of, 9, model="clicks")
+            with pytest.raises(InferenceServerException, match=r"4096|larger"):
+                infer(wire, of, 5_000, model="clicks")
+        with Client(server.flight) as of:
+            assert of.predict(rows(8)).version == 2
+            assert of.send(rows(8)) == 8
+            for call in (of.predict, of.send, of.learn):
+                with pytest.raises(RequestError, match="at most 8 rows, got 9"):
+                    call(rows(9))
+                with pytest.raises(RequestError, match="at most 4096 bytes"):
+                    call({"user": 1, "price": 1.0, "note": "x" * 5_000})
+            assert of.send(rows(1)) == 9
 
 
 def test_new_versions_are_followed_and_a_signal_ends_it_with_all_answered(trained, tmp_path):

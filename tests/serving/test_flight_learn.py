@@ -8,6 +8,10 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 
+from onstream.serving.oip.limits import Limits
+from onstream.serving.server import Server
+from onstream.serving.settings import ServerSettings
+from onstream.streams import Log
 from tests.serving.flights import connect, exchange, failure, put, served
 from tests.serving.learning import training
 
@@ -87,6 +91,18 @@ def test_rows_that_the_trainer_does_not_reach_in_time_are_answered_once_it_does(
             [(batch, about)] = exchange(client, LEARN, clicks((7, 1)), metadata=numbered)
     assert batch["click"].to_pylist() == [0.5]
     assert about["end"] == 1
+
+
+def test_no_batch_waits_longer_than_the_limit_of_the_server_whatever_it_asks_for(tmp_path):
+    settings = ServerSettings(rest_port=None, grpc_port=None, flight_port=0)
+    limits = Limits(timeout_s=0.05)
+    with (
+        Log(tmp_path / "log.db") as log,
+        Server({}, settings, logs={"events": log}, limits=limits) as server,
+        fl.connect(server.addresses.flight) as client,
+    ):
+        error = failure(exchange, client, LEARN, clicks((7, 1)), options=fl.FlightCallOptions(timeout=60))
+        assert "within 0.05 s" in str(error)
 
 
 def test_a_trainer_that_goes_on_from_a_checkpoint_answers_what_came_meanwhile(tmp_path):

@@ -55,7 +55,7 @@ class Server:
     logs : mapping of str to Log, optional
         To which Flight appends the examples that clients send. They are not closed.
     limits : Limits, optional
-        Of one request over REST or gRPC.
+        Of one request over REST or gRPC, and of one batch over Flight.
 
     Raises
     ------

@@ -64,7 +64,7 @@ class Wires:
     settings : ServerSettings
     access : Access
     limits : Limits
-        Of one request over REST or gRPC.
+        Of one request, over any wire. Flight names no inputs.
     """
 
     def __init__(self, settings: ServerSettings, access: Access, limits: Limits) -> None:
@@ -107,6 +107,9 @@ class Wires:
                     host=settings.host,
                     port=settings.flight_port,
                     access=self._access,
+                    max_rows=self._limits.max_rows,
+                    max_bytes=self._limits.max_body_bytes,
+                    timeout_s=self._limits.timeout_s,
                     observe=observe,
                 )
             if self._grpc is not None:
