@@ -6,7 +6,7 @@ from pathlib import Path
 
 from onstream.checkpoints import CheckpointLog, LocalStore
 from onstream.trainer import Settings
-from tests.cli.commands import write_job
+from tests.cli.commands import write_job, write_rows
 
 PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 
@@ -14,6 +14,8 @@ PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 def test_the_commands_of_the_page_run(onstream, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_job(tmp_path, directory="models/ctr")
+    # Long enough that several checkpoints are written on the way, however slow the disk is.
+    write_rows(tmp_path / "clicks.csv", 20_000)
     commands = [
         line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
     ]

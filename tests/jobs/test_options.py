@@ -62,7 +62,7 @@ def test_batch_size_is_the_rows_of_a_batch(job):
 def test_checkpoints_are_checkpoint_every_s_apart(job, tmp_path):
     assert run(job).summary.progress.version == 1
     often = job.replace({"checkpoint_every_s": 1e-6, "directory": tmp_path / "often"})
-    assert run(often).summary.progress.version > 3
+    assert run(often).summary.progress.version > 1
 
 
 def test_keep_is_how_many_checkpoints_stay(job):

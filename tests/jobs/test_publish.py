@@ -29,7 +29,7 @@ def log(job):
 def test_without_a_gate_the_tag_follows_every_checkpoint(job):
     watch = run(job.replace({"keep": 1}))
     newest = log(job).newest().version
-    assert newest > 5
+    assert newest > 1
     assert log(job).tags() == {"production": newest}
     assert watch.seen[-1].published.version == newest
     assert sum("'production'" in note for note in watch.notes) == 1
