@@ -14,13 +14,14 @@ demo: $(STAMP)  ## watch it learn and serve; stop it with Ctrl-C, run it again: 
 	trap "kill $$sender 2> /dev/null || true" EXIT; \
 	$(VENV)/bin/onstream run examples/flights_live.py || test $$? -eq 130
 
-# Arrow Flight by itself: the standard clients bring gevent, whose threads do not go with those of Flight.
+# Arrow Flight by itself: the standard clients bring gevent and a second gRPC into the process of the tests.
 test: $(STAMP)  ## all tests but the long ones
 	$(PYTHON) -m pytest --ignore-glob='*/test_flight*'
 	$(PYTHON) -m pytest tests/serving/test_flight*.py
 
 test-all: $(STAMP)  ## every test
-	$(PYTHON) -m pytest -m "long or not long"
+	$(PYTHON) -m pytest -m "long or not long" --ignore-glob='*/test_flight*'
+	$(PYTHON) -m pytest -m "long or not long" tests/serving/test_flight*.py
 
 check: $(STAMP)  ## style, types, floors
 	$(VENV)/bin/ruff check .
