@@ -55,7 +55,7 @@ $(STAMP): $(CORE) constraints.txt
 	$(PIP) --upgrade "pip>=25.1"
 	$(PIP) "scikit-build-core>=0.10" "nanobind>=2.4" cmake ninja
 	$(PIP) --group test --group check
-	$(PIP) --no-build-isolation --editable ".[tensorboard,prometheus,serving]"
+	$(PIP) --no-build-isolation --editable ".[tensorboard,prometheus,serving,kafka,formats,keras,river]"
 	touch $(STAMP)
 
 clean:
