@@ -46,7 +46,7 @@ def test_an_exported_network_predicts_as_the_learner(name, precision):
     learner, layout = trained(name, precision=precision)
     assert learner.notes == []
     exported = ExportedNetwork(learner.export(), layout)
-    exported.load(weights(learner))
+    exported.load(State(weights(learner)))
     for rows in (1, 2, 7, 1000):
         batch, pulled = drawn(layout, rows, seed=9)
         expected, found = learner.predict(batch, pulled), exported.predict(batch, pulled)
@@ -63,7 +63,7 @@ def test_an_exported_network_predicts_as_the_learner(name, precision):
 def test_no_rows_give_no_predictions():
     learner, layout = trained("several labels")
     exported = ExportedNetwork(learner.export(), layout)
-    exported.load(weights(learner))
+    exported.load(State(weights(learner)))
     found = exported.predict(*drawn(layout, 0))
     assert {name: values.shape for name, values in found.items()} == {
         "click": (0,),
@@ -77,7 +77,7 @@ def test_one_export_serves_the_parameters_of_every_later_state():
     exported, first = ExportedNetwork(learner.export(), layout), learner.export()
     for seed in range(3, 6):
         learner.learn(*drawn(layout, 64, seed))
-        exported.load(weights(learner))
+        exported.load(State(weights(learner)))
         batch, rows = drawn(layout, 20, seed=9)
         np.testing.assert_array_equal(
             exported.predict(batch, rows)["click"], learner.predict(batch, rows)["click"]
@@ -227,9 +227,9 @@ def test_parameters_that_are_missing_or_have_another_shape_are_refused():
     exported = ExportedNetwork(learner.export(), layout)
     own = weights(learner)
     with pytest.raises(CheckpointError, match=r"'deep\.0\.bias' of shape \(128,\), got none"):
-        exported.load({name: array for name, array in own.items() if name != "deep.0.bias"})
+        exported.load(State({name: array for name, array in own.items() if name != "deep.0.bias"}))
     with pytest.raises(CheckpointError, match=r"'deep\.4\.weight' of shape \(1, 64\), got \(64, 1\)"):
-        exported.load(own | {"deep.4.weight": own["deep.4.weight"].T})
+        exported.load(State(own | {"deep.4.weight": own["deep.4.weight"].T}))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_network_of_other_features_or_labels_is_refused(other):
 def test_predictions_stay_when_the_memory_of_the_rows_is_used_again():
     learner, layout = trained("no parameters")
     exported = ExportedNetwork(learner.export(), layout)
-    exported.load({})
+    exported.load(State())
     batch, rows = drawn(layout, 7)
     found = exported.predict(batch, rows)["price"]
     before = found.copy()
@@ -255,7 +255,7 @@ def test_predictions_stay_when_the_memory_of_the_rows_is_used_again():
 def test_many_threads_may_predict_at_once():
     learner, layout = trained("deepfm", precision="bf16")
     exported = ExportedNetwork(learner.export(), layout)
-    exported.load(weights(learner))
+    exported.load(State(weights(learner)))
     examples = [drawn(layout, rows, seed=rows) for rows in range(1, 30)]
     expected = [exported.predict(*example)["click"].tobytes() for example in examples]
     wrong = []
@@ -321,7 +321,7 @@ def nodes(model):
 
 def test_an_archive_packed_again_is_read(good):
     state, layout, values = good
-    ExportedNetwork(packed(state, members(state)), layout).load(values)
+    ExportedNetwork(packed(state, members(state)), layout).load(State(values))
 
 
 def test_pickled_sample_inputs_are_never_read(good, tmp_path, monkeypatch):
@@ -331,7 +331,7 @@ def test_pickled_sample_inputs_are_never_read(good, tmp_path, monkeypatch):
     buffer = io.BytesIO()
     torch.save(Touch(tmp_path / "touched"), buffer)
     hostile = packed(state, content | {name: buffer.getvalue()})
-    ExportedNetwork(hostile, layout).load(values)
+    ExportedNetwork(hostile, layout).load(State(values))
     assert not (tmp_path / "touched").exists()
     # It warns of that, with a message that logging cannot format.
     monkeypatch.setattr(logging, "raiseExceptions", False)
@@ -422,7 +422,7 @@ def test_expressions_are_not_evaluated(good, tmp_path):
     def with_expression(record):
         return record | {"expr_str": run} if "expr_str" in record else record
 
-    ExportedNetwork(changed(state, change), layout).load(values)
+    ExportedNetwork(changed(state, change), layout).load(State(values))
     assert not (tmp_path / "touched").exists()
 
 
@@ -484,7 +484,7 @@ def tried(state, layout, values):
     batch, rows = drawn(layout, 3)
     try:
         exported = ExportedNetwork(state, layout)
-        exported.load({name: array.copy() for name, array in values.items()})
+        exported.load(State({name: array.copy() for name, array in values.items()}))
         exported.predict(batch, rows)
     except CheckpointError:
         pass

@@ -110,6 +110,7 @@ def _export(predicting: _Predicting, layout: Layout, precision: str) -> State:
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     facts = {
+        "kind": "torch",
         "format": FORMAT,
         **facts_of(parts, layout.labels),
         "precision": precision,
@@ -138,7 +139,7 @@ def _check(network: nn.Module, layout: Layout, precision: str, state: State) -> 
     """Raise unless what was exported predicts as the network does, and neither changes the network."""
     before = {name: _array(tensor) for name, tensor in network.state_dict().items()}
     exported = ExportedNetwork(state, layout)
-    exported.load({name: array.copy() for name, array in before.items()})
+    exported.load(State({name: array.copy() for name, array in before.items()}))
     predicting = _Predicting(network, layout, precision)
     for num_rows in _CHECKED_ROWS:
         parts = _draw(parts_of(layout), num_rows)

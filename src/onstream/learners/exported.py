@@ -98,13 +98,13 @@ class ExportedNetwork:
             )
         self._kept: list[Tensor] = []
 
-    def load(self, weights: Mapping[str, Array]) -> None:
+    def load(self, state: State) -> None:
         """Take the values of parameters and buffers, and try them on one row.
 
         Parameters
         ----------
-        weights : mapping of str to ndarray
-            By name; more than `parameters` names may be there. They are not copied.
+        state : State
+            Arrays by name; more than `parameters` names may be there. They are not copied.
 
         Raises
         ------
@@ -113,7 +113,7 @@ class ExportedNetwork:
         """
         kept = []
         for at, entry in enumerate(self._inputs[: len(self._inputs) - len(self._parts)]):
-            kept.append(self._cast(at, self._value(entry, weights)))
+            kept.append(self._cast(at, self._value(entry, state.arrays)))
         self._kept = kept
         self._run([torch.zeros((1, *part.shape), dtype=part.dtype) for part in self._parts], 1)
 

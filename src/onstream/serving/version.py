@@ -13,7 +13,7 @@ from onstream.checkpoints import CheckpointLog, Manifest, SegmentFile
 from onstream.contracts import Positions, Predictions, Reject
 from onstream.errors import CheckpointError, RequestError
 from onstream.features import Features
-from onstream.learners import ExportedNetwork
+from onstream.learners.predictors import WEIGHTS, Predictor, open_predictor, weights_of
 from onstream.serving.model import Input, Signature
 from onstream.streams import Place
 from onstream.tables import TableGroup
@@ -48,7 +48,7 @@ class Version:
     signature: Signature
     _features: Features = field(repr=False)
     _tables: TableGroup = field(repr=False)
-    _network: ExportedNetwork = field(repr=False)
+    _network: Predictor = field(repr=False)
     _now: int = field(repr=False)
 
     @property
@@ -111,7 +111,7 @@ class Copy:
         self._made_for: tuple[Any, int] | None = None
         self._features: Features
         self._tables: TableGroup
-        self._network: ExportedNetwork
+        self._network: Predictor
 
     def load(self, log: CheckpointLog, manifest: Manifest) -> None:
         """Become the version of a manifest. After an error there is no version here.
@@ -127,12 +127,12 @@ class Copy:
             self._make(described, seed)
         before = self._manifest
         # States first: every version has new ones, so they are the first that the trainer removes.
-        weights = log.states(manifest, "learner", prefix="network/").arrays
+        weights = weights_of(log.states(manifest, "learner", prefix=WEIGHTS))
         transforms = log.states(manifest, "features")
         network = self._opened(log, before, manifest)
         news = {name: self._news(before, manifest, name) for name in self._tables}
         tables = log.tables(manifest, news, columns=("seen", "weights"))
-        network.load({name.removeprefix("network/"): array for name, array in weights.items()})
+        network.load(weights)
         # All files are open and checked; from here on rows change. Invariant: no version goes on from rows that
         # were loaded by half.
         self._manifest = None
@@ -179,14 +179,14 @@ class Copy:
         newer = manifest.tables.get(table)
         return newer.after(older) if older and newer else None
 
-    def _opened(self, log: CheckpointLog, before: Manifest | None, manifest: Manifest) -> ExportedNetwork:
+    def _opened(self, log: CheckpointLog, before: Manifest | None, manifest: Manifest) -> Predictor:
         if "network" not in manifest.states:
             raise CheckpointError(
                 "it holds no exported network; see the trainer's notes for why, or let the learner be servable"
             )
         if before is not None and before.states.get("network") == manifest.states["network"]:
             return self._network
-        return ExportedNetwork(log.states(manifest, "network"), self._features.layout)
+        return open_predictor(log.states(manifest, "network"), self._features.layout)
 
 
 def _job_facts(manifest: Manifest) -> tuple[Any, int, int]:
