@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +19,13 @@ from onstream.streams.text import Lines
 __all__ = ["JsonLinesParser", "infer_types"]
 
 
-def infer_types(text: bytes) -> dict[str, pa.DataType]:
-    """Return the columns and types of the valid objects at the beginning of a text.
+def infer_types(lines: Iterable[bytes]) -> dict[str, pa.DataType]:
+    """Return the columns and types of the valid objects among some lines.
 
     A field of values that do not go together has the type of the first; one without values is a string.
     """
     values: dict[str, list[Any]] = {}
-    for line in text.split(b"\n"):
+    for line in lines:
         if _complaint(line) is None:
             for name, value in json.loads(line).items():
                 values.setdefault(name, []).append(value)

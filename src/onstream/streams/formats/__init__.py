@@ -1,0 +1,6 @@
+"""Formats: how the messages of a stream become rows."""
+
+from onstream.streams.formats.format import Decoded, Format, Undecodable
+from onstream.streams.formats.json import Json
+
+__all__ = ["Decoded", "Format", "Json", "Undecodable"]

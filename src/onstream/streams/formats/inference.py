@@ -1,0 +1,71 @@
+"""A schema that is given, or inferred once from the first messages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+import pyarrow as pa
+
+from onstream.errors import JobError
+
+__all__ = ["NO_COLUMNS", "Inference", "SchemaLike", "as_schema", "selected"]
+
+SchemaLike = pa.Schema | Mapping[str, str | pa.DataType]
+
+NO_COLUMNS = pa.schema([])
+
+
+class Inference:
+    """What a format has inferred: nothing at first, then one schema for good.
+
+    Parameters
+    ----------
+    given : pyarrow.Schema, optional
+        What the user said; nothing is inferred then.
+    """
+
+    def __init__(self, given: pa.Schema | None = None) -> None:
+        self._schema = given
+        self._lock = threading.Lock()
+
+    def known(self) -> pa.Schema | None:
+        """Return the schema if there is one by now."""
+        return self._schema
+
+    def settle(self, infer: Callable[[], pa.Schema | None]) -> pa.Schema | None:
+        """Return the schema, inferring it if there is none; None if it cannot be inferred yet."""
+        if self._schema is None:
+            with self._lock:
+                if self._schema is None:
+                    self._schema = infer()
+        return self._schema
+
+
+def as_schema(given: SchemaLike) -> pa.Schema:
+    """Return given types as a schema. Raises JobError for a type that is not known, or a column given twice."""
+    if isinstance(given, pa.Schema):
+        twice = sorted({name for name in given.names if given.names.count(name) > 1})
+        if twice:
+            raise JobError(f"schema: column {twice[0]!r} is given twice")
+        return given
+    fields = []
+    for name, kind in given.items():
+        try:
+            fields.append((name, pa.type_for_alias(kind) if isinstance(kind, str) else kind))
+        except ValueError as error:
+            raise JobError(f"schema: the type {kind!r} of column {name!r} is not known to pyarrow") from error
+    return pa.schema(fields)
+
+
+def selected(schema: pa.Schema, columns: tuple[str, ...] | None, *, add: bool = False) -> pa.Schema:
+    """Return the fields of `schema` that `columns` names, in the order of the schema; all of them for None.
+
+    With `add`, columns that the schema has not are added as text: a field that no first message had may come yet.
+    """
+    if columns is None:
+        return schema
+    fields = [field for field in schema if field.name in columns]
+    if add:
+        fields += [pa.field(name, pa.string()) for name in columns if name not in schema.names]
+    return pa.schema(fields)
