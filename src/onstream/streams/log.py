@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from onstream.contracts import Chunk, Learned, Positions, Reject
 from onstream.errors import ColumnError, JobError, StreamError
 from onstream.streams.chunks import NO_COLUMNS, skip_to
 from onstream.streams.log_answers import PARTITION, Answered, Answers
-from onstream.streams.log_appends import Append, Appended, Appender
+from onstream.streams.log_appends import Append, Appended, Appender, RefusedError
 from onstream.streams.log_file import POLL_S, LogFile, data_version, fact, first_row
 from onstream.streams.pace import SYSTEM_CLOCK, Clock, EventPace, Rate, check_rate, pace
 
@@ -187,6 +187,41 @@ class Log:
         with self._appended:
             self._appended.notify_all()
         return made
+
+    def append_if(
+        self, condition: Callable[[sqlite3.Connection], bool], rows: pa.RecordBatch
+    ) -> Appended | None:
+        """Append rows in one transaction with statements on this file that say whether to.
+
+        Parameters
+        ----------
+        condition : callable
+            Runs its statements, and returns whether to append; if not, it must have changed nothing.
+        rows : pyarrow.RecordBatch
+
+        Returns
+        -------
+        Appended or None
+            None if `condition` said no.
+
+        Raises
+        ------
+        StreamError, ColumnError
+            As `append`.
+        """
+        waiting = Append(rows, "", None, False, self.clock.time(), condition=condition)
+        try:
+            made = self._appender.append(waiting)
+        except RefusedError:
+            return None
+        with self._appended:
+            self._appended.notify_all()
+        return made
+
+    @property
+    def file(self) -> LogFile:
+        """The SQLite file, for what else of this room keeps facts in it."""
+        return self._file
 
     def asked(self, first: int, end: int) -> list[tuple[int, int]]:
         """Return the ranges among rows `first` to `end` whose writers wait for an answer, in order."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 from onstream.errors import ColumnError, OnstreamError, RequestError, StreamError
 from onstream.streams.log_file import LogFile, fact
 
-__all__ = ["Append", "Appended", "Appender", "encode"]
+__all__ = ["Append", "Appended", "Appender", "RefusedError", "encode"]
 
 PIECE_BYTES = 64 << 20
 _BLOB_BYTES = 1_000_000_000
@@ -57,6 +57,7 @@ class Append:
     sequence: int | None
     answer: bool
     time: float
+    condition: Callable[[sqlite3.Connection], bool] | None = None
     pieces: list[tuple[int, int, bytes]] = field(init=False)
     made: Appended | None = None
     error: BaseException | None = None
@@ -89,6 +90,10 @@ class Append:
     def settled(self) -> bool:
         """Whether it is known what became of them."""
         return self.made is not None or self.error is not None
+
+
+class RefusedError(RequestError):
+    """The condition of an append did not hold: nothing was written."""
 
 
 class Appender:
@@ -169,6 +174,8 @@ def _append(connection: sqlite3.Connection, rows: Append) -> Appended:
     """Append, or tell where the same was appended before. A RequestError leaves nothing written."""
     if rows.writer and (before := _repeated(connection, rows)) is not None:
         return before
+    if rows.condition is not None and not rows.condition(connection):
+        raise RefusedError("the condition of this append does not hold")
     first = end = fact(connection, "end")
     last_byte = fact(connection, "last_byte")
     for num_rows, checksum, data in rows.pieces:
