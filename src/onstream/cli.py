@@ -21,6 +21,7 @@ from rich.text import Text
 
 from onstream.checkpoints import CheckpointLog, LocalStore, Manifest
 from onstream.cli_run import train_and_serve
+from onstream.cli_scoring import score
 from onstream.cli_serving import serve
 from onstream.errors import JobError, OnstreamError
 from onstream.features import guess, render
@@ -131,6 +132,7 @@ def train(
 
 
 app.command()(serve)
+app.command()(score)
 
 
 @app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

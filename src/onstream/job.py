@@ -5,12 +5,10 @@ from __future__ import annotations
 import ast
 import os
 import runpy
-import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +23,7 @@ from onstream.features import Declaration, Features
 from onstream.streams import Ahead
 from onstream.tables import Adagrad, Chance, Constant, Expire, Normal, RowOptimizer, SeenTimes, Uniform
 from onstream.trainer import Gate, Guard, Observer, Settings, Summary, Trainer
+from onstream.trainer.signals import stopped_by_signals
 
 __all__ = ["Check", "Job", "load_job"]
 
@@ -137,7 +136,9 @@ class Job(Settings):
             "admission": self.admission,
             "expiry": self.expiry,
         }
-        features = Features(self.features, defaults=policies)
+        # A learner of plain values sees the columns as they are.
+        plain = bool(getattr(self.learner, "reads_columns", False))
+        features = Features(self.features, defaults=policies, plain=plain)
         expiring = [spec.name for spec in features.layout.tables if spec.policy.get("expiry")]
         if expiring and not features.timed:
             raise JobError("an expiry counts event time; declare its column, such as EventTime('timestamp')")
@@ -152,7 +153,7 @@ class Job(Settings):
             As `Trainer.run` says.
         """
         stop = stop or threading.Event()
-        with _stopped_by_signals(stop) as received:
+        with stopped_by_signals(stop) as received:
             summary = self.trainer(observer).run(stop)
         return replace(summary, signals=tuple(received))
 
@@ -345,26 +346,3 @@ def _name(value: Any) -> str:
         return str(getattr(value, "__qualname__", type(value).__name__))
     text = str(value)
     return text if len(text) < 200 else f"{text[:200]}..."
-
-
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[list[int]]:
-    """Let SIGTERM and SIGINT set `stop`; a second one acts as usual. Gives the signals that came."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def ask(number: int, _: object) -> None:
-        received.append(number)
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

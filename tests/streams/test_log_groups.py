@@ -1,6 +1,5 @@
 """Readers that share a log: each row's result is written once, whatever dies and whoever comes late."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -46,7 +45,7 @@ def test_rows_are_shared_and_none_is_claimed_twice(logs):
     assert other.claim(10) is None
     assert group.behind() == 25
     for claim in claims:
-        assert group.write(claim, numbers(claim.first, claim.end))
+        assert group.write(claim, [numbers(claim.first, claim.end)])
     assert sorted(stored(target)) == list(range(25))
     assert group.behind() == 0
 
@@ -73,8 +72,8 @@ def test_what_is_claimed_and_not_written_goes_to_another_once_the_lease_has_pass
     clock.now += 2
     heir = group.claim(10)
     assert (heir.first, heir.end) == (0, 10)
-    assert group.write(heir, numbers(0, 10)) is not None
-    assert group.write(slow, numbers(100, 110)) is None
+    assert group.write(heir, [numbers(0, 10)]) is not None
+    assert group.write(slow, [numbers(100, 110)]) is None
     assert stored(target) == list(range(10))
 
 
@@ -86,8 +85,8 @@ def test_the_late_reader_cannot_write_before_the_heir_either(logs):
     slow = group.claim(10)
     clock.now += 31
     heir = group.claim(10)
-    assert group.write(slow, numbers(100, 110)) is None
-    assert group.write(heir, numbers(0, 10)) is not None
+    assert group.write(slow, [numbers(100, 110)]) is None
+    assert group.write(heir, [numbers(0, 10)]) is not None
 
 
 def test_what_is_given_back_is_taken_at_once(logs):
@@ -112,26 +111,22 @@ group = LogGroup(Log(sys.argv[1]), Log(sys.argv[2]), "g", start="earliest", leas
 while group.behind():
     claim = group.claim(7)
     if claim is not None:
-        group.write(claim, pa.record_batch({"n": pa.array(range(claim.first, claim.end), pa.int64())}))
+        group.write(claim, [pa.record_batch({"n": pa.array(range(claim.first, claim.end), pa.int64())})])
         print(claim.end, flush=True)
 """
 
 
 def test_no_row_is_lost_or_written_twice_when_readers_are_killed(tmp_path):
-    source, target = Log(tmp_path / "source.db"), Log(tmp_path / "target.db")
-    source.append(numbers(0, 3000))
-    command = [sys.executable, "-c", READER, str(source.path), str(target.path)]
-    for kills in range(4):
-        readers = [subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ) for _ in range(2)]
-        for reader in readers:
-            assert reader.stdout.readline()
-            for _ in range(kills):
-                reader.stdout.readline()
-        if kills < 3:
-            for reader in readers:
-                reader.send_signal(signal.SIGKILL)
-        for reader in readers:
-            reader.communicate()
-    assert sorted(stored(target)) == list(range(3000))
-    source.close()
-    target.close()
+    with Log(tmp_path / "source.db") as source, Log(tmp_path / "target.db") as target:
+        command = [sys.executable, "-c", READER, str(source.path), str(target.path)]
+        for kills in range(3):
+            source.append(numbers(source.end, source.end + 1000))
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as first:
+                assert first.stdout.readline()
+                with subprocess.Popen(command, stdout=subprocess.PIPE) as second:
+                    for _ in range(10 * kills):
+                        first.stdout.readline()
+                    first.send_signal(signal.SIGKILL)
+                    second.send_signal(signal.SIGKILL)
+        subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        assert sorted(stored(target)) == list(range(3000))

@@ -94,6 +94,30 @@ class Version:
         return self._network.predict(batch, self._tables.pull(batch.keys, now=self._now, learn=False))
 
 
+    def score(self, rows: pa.RecordBatch) -> tuple[Predictions, Sequence[Reject]]:
+        """Predict the rows that can be read, in their order.
+
+        Parameters
+        ----------
+        rows : pyarrow.RecordBatch
+
+        Returns
+        -------
+        Predictions
+            As `predict`, of all rows that are none of the rejects.
+        sequence of Reject
+            With the number of each row that cannot be read as its position.
+
+        Raises
+        ------
+        CheckpointError
+            If the network fails.
+        """
+        batch = self._features.encode([rows], [Place("", np.arange(rows.num_rows))], {}, learn=False)
+        pulled = self._tables.pull(batch.keys, now=self._now, learn=False)
+        return self._network.predict(batch, pulled), batch.rejects
+
+
 class Copy:
     """Room for one version at a time, which becomes another by what changed between them.
 

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -189,7 +189,7 @@ class Log:
         return made
 
     def append_if(
-        self, condition: Callable[[sqlite3.Connection], bool], rows: pa.RecordBatch
+        self, condition: Callable[[sqlite3.Connection], bool], rows: Sequence[pa.RecordBatch]
     ) -> Appended | None:
         """Append rows in one transaction with statements on this file that say whether to.
 
@@ -197,7 +197,8 @@ class Log:
         ----------
         condition : callable
             Runs its statements, and returns whether to append; if not, it must have changed nothing.
-        rows : pyarrow.RecordBatch
+        rows : sequence of pyarrow.RecordBatch
+            Whose schemas may differ.
 
         Returns
         -------

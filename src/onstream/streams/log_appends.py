@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -52,7 +52,7 @@ class Append:
         If there is a sequence number without a writer or a writer without one, or they are out of range.
     """
 
-    rows: pa.RecordBatch | pa.Table
+    rows: pa.RecordBatch | pa.Table | Sequence[pa.RecordBatch]
     writer: str
     sequence: int | None
     answer: bool
@@ -238,9 +238,11 @@ def _is_asked(connection: sqlite3.Connection, first: int) -> bool:
     return connection.execute("SELECT 1 FROM asked WHERE first = ?", (first,)).fetchone() is not None
 
 
-def _pieces(rows: pa.RecordBatch | pa.Table) -> Iterator[pa.RecordBatch]:
+def _pieces(rows: pa.RecordBatch | pa.Table | Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield the rows as batches of at most about `PIECE_BYTES`."""
-    batches = rows.to_batches() if isinstance(rows, pa.Table) else [rows]
+    if isinstance(rows, pa.Table):
+        rows = rows.to_batches()
+    batches = [rows] if isinstance(rows, pa.RecordBatch) else rows
     for batch in batches:
         count = max(1, -(-batch.nbytes // PIECE_BYTES))
         step = max(1, -(-batch.num_rows // count))

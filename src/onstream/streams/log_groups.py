@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -121,7 +122,7 @@ class LogGroup:
             )
         return Claim(*found, owner)
 
-    def write(self, claim: Claim, results: pa.RecordBatch) -> Appended | None:
+    def write(self, claim: Claim, results: Sequence[pa.RecordBatch]) -> Appended | None:
         """Append the results of a claim, and be done with it; None if another reader has taken the claim.
 
         Raises
