@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -22,6 +23,8 @@ __all__ = [
     "Batch",
     "Chunk",
     "Delta",
+    "Emission",
+    "FeedbackPolicy",
     "Field",
     "Keys",
     "Label",
@@ -29,6 +32,7 @@ __all__ = [
     "Learned",
     "Learner",
     "Outcome",
+    "Phase",
     "Positions",
     "Predictions",
     "Reject",
@@ -240,13 +244,49 @@ class Field:
 Task: TypeAlias = Literal["binary", "real", "class"]
 
 
+class FeedbackPolicy(Protocol):
+    """A frozen, comparable description of how a stream emits rows whose feedback comes late."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the description as plain JSON values, with its name under "kind"."""
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What is predicted: one label of a batch. `classes` is 0 unless the task is "class"."""
+    """What is predicted: one label of a batch.
+
+    Attributes
+    ----------
+    name : str
+    task : {"binary", "real", "class"}
+    classes : int
+        0 unless the task is "class".
+    policy : FeedbackPolicy, optional
+        How rows are emitted while its feedback is open; None where labels are there with their rows.
+    kept : float
+        Share of negatives that the stream kept of all there were.
+    """
 
     name: str
     task: Task
     classes: int = 0
+    policy: FeedbackPolicy | None = None
+    kept: float = 1.0
+
+
+class Phase(IntEnum):
+    """How far the feedback of an emitted row has come, for one label."""
+
+    ABSENT = -1
+    """The row is not about this label."""
+    FINAL = 0
+    """The first row of an impression to have a label, and its label is the outcome."""
+    EARLY = 1
+    """The first such row, as a negative; feedback may still come."""
+    CORRECTION = 2
+    """The outcome of an impression that had an early row."""
+    ASKED = 3
+    """Only to be predicted, when the impression comes; it has no label yet."""
 
 
 @dataclass(frozen=True)
@@ -283,6 +323,28 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Emission:
+    """How the rows of a batch stand to one label whose feedback comes late; every array has one entry a row.
+
+    Attributes
+    ----------
+    phase : ndarray of int8
+        A `Phase`.
+    elapsed : ndarray of float32
+        Seconds from the impression to what the row tells: the delay of feedback, or the age without it.
+    time : ndarray of float64
+        Event time of the impression, in seconds since 1970.
+    keys : ndarray of uint64
+        Keys of the impressions.
+    """
+
+    phase: npt.NDArray[np.int8]
+    elapsed: Rows
+    time: npt.NDArray[np.float64]
+    keys: Keys
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Examples in the form in which they are learned from.
 
@@ -308,6 +370,13 @@ class Batch:
     rejects : tuple of Reject
     state : State
         Of the feature transforms, after this batch.
+    columns : dict of str to list, optional
+        For a learner that `reads_columns` (see `Learner`), and then there are no tables: one plain value a row of
+        each feature. Ids are integers, booleans, texts or bytes as they were read (whole floats and decimals as
+        integers, dates and times as ISO 8601 texts), buckets their number, numbers and tensors (flat) floats
+        after all transforms, in double precision where they were; None where an id is null.
+    emissions : dict of str to Emission
+        By label, where feedback comes late and the stream tells how far it has come.
     """
 
     num_rows: int
@@ -322,6 +391,8 @@ class Batch:
     positions: Positions
     rejects: tuple[Reject, ...]
     state: State
+    columns: dict[str, list[Any]] | None = None
+    emissions: dict[str, Emission] = field(default_factory=dict)
 
 
 # --------------------------------------------------------------------------------------- learners
@@ -351,7 +422,13 @@ class Outcome:
 
 @runtime_checkable
 class Learner(Protocol):
-    """How a batch becomes predictions and gradients. It sees arrays and does not know where rows live."""
+    """How a batch becomes predictions and gradients. It sees arrays and does not know where rows live.
+
+    Notes
+    -----
+    A class with the attribute ``reads_columns = True`` gets plain values, in `Batch.columns`, instead of rows of
+    embedding tables: its job has no tables. Others pay nothing for that.
+    """
 
     def bind(self, layout: Layout, seed: int) -> None:
         """Get ready for batches of `layout`; called once, before anything else."""

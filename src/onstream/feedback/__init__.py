@@ -1,0 +1,32 @@
+"""Late feedback: when examples are emitted while their labels are still open, and what the stream says of them."""
+
+from onstream.feedback.choosing import chosen
+from onstream.feedback.columns import elapsed_column, phase_column, time_column
+from onstream.feedback.durations import seconds
+from onstream.feedback.policies import (
+    DelayedFeedback,
+    ElapsedTimeSampling,
+    FakeNegativeCalibrated,
+    FakeNegativeWeighted,
+    Policy,
+    Wait,
+    policy_of,
+)
+from onstream.feedback.streams import Feedback, feedback_of
+
+__all__ = [
+    "DelayedFeedback",
+    "ElapsedTimeSampling",
+    "FakeNegativeCalibrated",
+    "FakeNegativeWeighted",
+    "Feedback",
+    "Policy",
+    "Wait",
+    "chosen",
+    "elapsed_column",
+    "feedback_of",
+    "phase_column",
+    "policy_of",
+    "seconds",
+    "time_column",
+]
