@@ -7,6 +7,7 @@ bad, or None when none is. A type that cannot be read raises `ColumnError`.
 from __future__ import annotations
 
 import datetime
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "read_numbers",
     "read_seconds",
     "read_truths",
+    "read_values",
     "segment_sums",
 ]
 
@@ -153,6 +155,24 @@ def read_seconds(column: pa.Array, unit: str) -> tuple[npt.NDArray[np.float64], 
         raise ColumnError(f"{_type_text(column)} cannot be read as times")
     outside: Mask = (seconds < 0) | (seconds >= 2**32)
     return seconds, _either(unread, outside)
+
+
+def read_values(column: pa.Array) -> list[Any]:
+    """Read ids as plain values; None where null. What `hash_ids` finds bad may come out as anything."""
+    column = _plain(column)
+    kind = column.type
+    if pa.types.is_floating(kind):
+        return [int(v) if math.isfinite(v) else None for v in read_numbers(column)[0].tolist()]
+    if pa.types.is_decimal(kind):
+        return [None if v is None else int(v) for v in column.to_pylist()]
+    if pa.types.is_temporal(kind):
+        return pc.cast(column, pa.string()).to_pylist()  # type: ignore[no-any-return]
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError:
+        # Texts that are no UTF-8 are ids all the same.
+        raw = pc.cast(column, pa.large_binary()).to_pylist()
+        return [None if v is None else v.decode(errors="backslashreplace") for v in raw]
 
 
 def segment_sums(values: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

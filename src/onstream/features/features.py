@@ -31,6 +31,7 @@ from onstream.features.description import KINDS, declare, declare_policy, descri
 from onstream.features.id_block import IdBlock
 from onstream.features.layout import lay_out, row_owner
 from onstream.features.moments import Moments
+from onstream.features.plain_slots import PlainBucketSlot, PlainIdSlot, PlainListSlot
 from onstream.features.slots import (
     BucketSlot,
     Domain,
@@ -103,6 +104,8 @@ class Features:
         At least one feature and one label; at most one `Weight` and one `EventTime`.
     defaults : mapping of str to RowPolicy or None
         The job's "optimizer", "initial", "admission" and "expiry", for features that name none.
+    plain : bool
+        Give the values themselves, as `Batch.columns`, and have no tables.
 
     Attributes
     ----------
@@ -138,14 +141,19 @@ class Features:
     """
 
     def __init__(
-        self, declarations: Sequence[Declaration], *, defaults: Mapping[str, RowPolicy | None] | None = None
+        self,
+        declarations: Sequence[Declaration],
+        *,
+        defaults: Mapping[str, RowPolicy | None] | None = None,
+        plain: bool = False,
     ) -> None:
         self._declarations = tuple(declarations)
         self._defaults = dict(defaults or {})
+        self._plain = plain
         _check(self._declarations, self._defaults)
         features = [d for d in self._declarations if isinstance(d, Id | IdList | Number | Tensor)]
         labels = [d for d in self._declarations if isinstance(d, Label)]
-        fields, tables = lay_out(features, self._defaults)
+        fields, tables = lay_out(features, self._defaults, plain=plain)
         self.layout = Layout(
             fields=fields,
             labels=tuple(contracts.Label(x.name, x.task, x.classes or 0) for x in labels),
@@ -167,7 +175,9 @@ class Features:
         field_of = {field.name: field for field in fields}
         self._exact_columns = np.array([field_of[f.name].column for f in standardized], np.intp)
         exact_index = {f.name: i for i, f in enumerate(standardized)}
-        self._slots = [_slot(d, field_of, exact_index) for d in self._declarations]
+        self._slots = [
+            (_plain_slot(d) if plain else None) or _slot(d, field_of, exact_index) for d in self._declarations
+        ]
         self._id_block = IdBlock([slot for slot in self._slots if isinstance(slot, IdSlot)])
         self._other_slots = [slot for slot in self._slots if not isinstance(slot, IdSlot)]
         self._num_numbers = sum(field.kind == "number" for field in fields)
@@ -252,6 +262,7 @@ class Features:
                 {"name": table.name, "dim": table.dim, "features": list(table.features)}
                 for table in self.layout.tables
             ],
+            **({"plain": True} if self._plain else {}),
         }
 
     @classmethod
@@ -264,7 +275,8 @@ class Features:
             If the description names what this version does not know.
         """
         defaults = {name: declare_policy(facts) for name, facts in described["defaults"].items()}
-        return cls([declare(facts) for facts in described["declarations"]], defaults=defaults)
+        declarations = [declare(facts) for facts in described["declarations"]]
+        return cls(declarations, defaults=defaults, plain=bool(described.get("plain")))
 
     # ------------------------------------------------------------------------------------ encoding
 
@@ -327,7 +339,8 @@ class Features:
             padded={f.name: np.zeros((rows, f.length), np.uint64) for f in lists if f.pooling == "pad"},
             lengths={f.name: np.zeros(rows, np.int64) for f in lists if f.pooling != "pad"},
             pieces={f.name: [] for f in lists if f.pooling != "pad"},
-            numbers=np.empty((rows, self._num_numbers), np.float32),
+            # A learner of plain values has use for all digits.
+            numbers=np.empty((rows, self._num_numbers), np.float64 if self._plain else np.float32),
             # Column by column, as it is written and summed.
             exact=np.empty((rows, len(self._fill)), order="F"),
             tensors={f.name: np.empty((rows, *f.shape), np.float32) for f in fields if f.kind == "tensor"},
@@ -335,6 +348,7 @@ class Features:
             weights=np.ones(rows, np.float32) if self.layout.weighted else None,
             groups={name: np.full(rows, key, np.uint64) for name, key in self._null_groups.items()},
             times=np.full(rows, np.nan),
+            plain={f.name: [None] * rows for f in fields if self._plain and f.kind in ("id", "list")},
         )
 
     def _read(
@@ -381,7 +395,7 @@ class Features:
             num_rows=num_rows,
             keys={table.name: self._keys(table.name, draft, flat) for table in self.layout.tables},
             offsets={name: _offsets(lengths) for name, lengths in draft.lengths.items()},
-            numbers=draft.numbers,
+            numbers=draft.numbers.astype(np.float32, copy=False),
             tensors=draft.tensors,
             labels=draft.labels,
             weights=draft.weights,
@@ -390,7 +404,21 @@ class Features:
             positions=positions,
             rejects=rejects,
             state=self.state(),
+            columns=self._columns(draft) if self._plain else None,
         )
+
+    def _columns(self, draft: Draft) -> dict[str, list[Any]]:
+        """Return the plain values of each feature, in the order of the declarations."""
+        columns: dict[str, list[Any]] = {}
+        for field in self.layout.fields:
+            if field.kind == "number":
+                columns[field.name] = draft.numbers[:, field.column].tolist()
+            elif field.kind == "tensor":
+                blocks = draft.tensors[field.name]
+                columns[field.name] = blocks.reshape(len(blocks), -1).tolist()
+            else:
+                columns[field.name] = draft.plain[field.name]
+        return columns
 
     def _keys(self, table: str, draft: Draft, flat: Mapping[str, Keys]) -> Keys:
         parts: list[Keys] = [draft.blocks[table].reshape(-1)] if table in draft.blocks else []
@@ -411,6 +439,8 @@ class Features:
                     block = batch.tensors[field.name][row]
                     sides = " x ".join(map(str, field.shape))
                     texts[field.name] = f"{sides} from {block.min():g} to {block.max():g}"
+                elif batch.columns is not None:
+                    texts[field.name] = batch.columns[field.name][row]
                 else:
                     keys = self._row_keys(batch, field, row)
                     what = " ".join(f"{int(key):016x}" for key in keys) or "none"
@@ -493,6 +523,19 @@ def _slot(
             return TimeSlot(column, d.unit)
         case Group():
             return GroupSlot(column, salt(d.name))
+
+
+def _plain_slot(declaration: Declaration) -> Slot | None:
+    """Return the slot of a declaration whose values are other than numbers when they stay plain."""
+    d = declaration
+    match d:
+        case Id():
+            return PlainIdSlot(d.source, d.name)
+        case IdList():
+            return PlainListSlot(d.source, d.name, d.length or 0, d.separator, d.max_length)
+        case Number() if d.bounds is not None:
+            return PlainBucketSlot(d.source, d.name, np.array(d.bounds))
+    return None
 
 
 def _label_slot(label: Label) -> LabelSlot:

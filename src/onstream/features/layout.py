@@ -23,9 +23,11 @@ class _Group:
 
 
 def lay_out(
-    features: Sequence[Feature], defaults: Mapping[str, RowPolicy | None]
+    features: Sequence[Feature], defaults: Mapping[str, RowPolicy | None], *, plain: bool = False
 ) -> tuple[tuple[Field, ...], tuple[TableSpec, ...]]:
     """Group features with rows into tables by dim and policy, and give every feature its field.
+
+    Values that stay `plain` have no rows, and so there are no tables.
 
     Raises
     ------
@@ -38,6 +40,8 @@ def lay_out(
     the job's defaults. Settings of an optimizer are not in the name, so that they may be changed. Groups that
     would have one name are numbered from the second on.
     """
+    if plain:
+        return _fields(features, ()), ()
     by_name = {feature.name: feature for feature in features}
     groups: dict[str, _Group] = {}
     for feature in features:
@@ -127,9 +131,11 @@ def _fields(features: Sequence[Feature], tables: Sequence[TableSpec]) -> tuple[F
         table = table_of.get(feature.name)
         if isinstance(feature, Tensor):
             fields.append(Field(feature.name, "tensor", shape=feature.shape))
-        elif table is None:
+        elif not _has_rows(feature):
             fields.append(Field(feature.name, "number", column=numbers))
             numbers += 1
+        elif table is None:
+            fields.append(Field(feature.name, "list" if isinstance(feature, IdList) else "id"))
         elif isinstance(feature, IdList):
             fields.append(
                 Field(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,8 @@ __all__ = [
     "TensorSlot",
     "TimeSlot",
     "WeightSlot",
+    "hash_faults",
+    "number_faults",
 ]
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -68,6 +71,8 @@ class Draft:
         Numbers that wait for their statistics; NaN where null.
     times : ndarray of float64, shape (rows,)
         NaN where null.
+    plain : dict of str to list
+        The values of each feature whose ids stay as they are, one a row.
     """
 
     blocks: dict[str, Keys]
@@ -81,6 +86,7 @@ class Draft:
     weights: Rows | None
     groups: dict[str, Keys]
     times: npt.NDArray[np.float64]
+    plain: dict[str, list[Any]]
 
     def keep(self, rows: Mask) -> None:
         """Drop all rows but these."""
@@ -98,6 +104,8 @@ class Draft:
         for arrays in dicts:
             for name, array in arrays.items():
                 arrays[name] = array[rows]
+        for name, values in self.plain.items():
+            self.plain[name] = list(itertools.compress(values, rows.tolist()))
         self.numbers, self.exact, self.times = self.numbers[rows], self.exact[rows], self.times[rows]
         if self.weights is not None:
             self.weights = self.weights[rows]
@@ -141,7 +149,7 @@ class IdSlot:
     def fill(self, column: pa.Array, rows: slice, draft: Draft) -> list[Fault]:
         """Hash the column into its place."""
         codes = hash_ids(column, self.salt, draft.blocks[self.table][rows, self.index])
-        return [] if codes is None else _hash_faults(self.column, codes)
+        return [] if codes is None else hash_faults(self.column, codes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +169,7 @@ class BucketSlot:
         bucket = np.searchsorted(self.bounds, values, side="right")
         bucket[np.isnan(values)] = len(self.keys) - 1
         draft.blocks[self.table][rows, self.index] = self.keys[bucket]
-        return _number_faults(self.column, bad, np.isinf(values))
+        return number_faults(self.column, bad, np.isinf(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +201,7 @@ class ListSlot:
         if codes is not None:
             faults += [
                 Fault(reason, segment_sums(elements, lengths) > 0)
-                for reason, elements in _hash_faults(self.column, codes)
+                for reason, elements in hash_faults(self.column, codes)
             ]
         return faults
 
@@ -215,7 +223,7 @@ class NumberSlot:
         if self.log:
             values = np.copysign(np.log1p(np.abs(values)), values)
         too_large = np.abs(values) > _LARGEST
-        faults = _number_faults(self.column, bad, too_large)
+        faults = number_faults(self.column, bad, too_large)
         if faults:
             values = np.where(too_large, 0.0, values)
         if self.exact_index is not None:
@@ -335,15 +343,17 @@ class GroupSlot:
     def fill(self, column: pa.Array, rows: slice, draft: Draft) -> list[Fault]:
         """Hash the column."""
         codes = hash_ids(column, self.salt, draft.groups[self.column][rows])
-        return [] if codes is None else _hash_faults(self.column, codes)
+        return [] if codes is None else hash_faults(self.column, codes)
 
 
-def _hash_faults(column: str, codes: npt.NDArray[np.uint8]) -> list[Fault]:
+def hash_faults(column: str, codes: npt.NDArray[np.uint8]) -> list[Fault]:
+    """Return what is wrong with a column of ids, by the codes of `onstream.core.hash_column`."""
     faults = (Fault(f"column {column!r}: {why}", codes == code) for code, why in _HASH_FAULTS.items())
     return [fault for fault in faults if fault.rows.any()]
 
 
-def _number_faults(column: str, bad: Mask | None, too_large: Mask) -> list[Fault]:
+def number_faults(column: str, bad: Mask | None, too_large: Mask) -> list[Fault]:
+    """Return what is wrong with a column of numbers."""
     faults = []
     if bad is not None:
         faults.append(Fault(f"column {column!r}: not a number", bad))
