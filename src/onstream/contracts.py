@@ -21,11 +21,13 @@ __all__ = [
     "Answering",
     "Array",
     "Batch",
+    "Capture",
     "Chunk",
     "Delta",
     "Emission",
     "FeedbackPolicy",
     "Field",
+    "Keeping",
     "Keys",
     "Label",
     "Layout",
@@ -40,6 +42,7 @@ __all__ = [
     "RowTable",
     "Rows",
     "State",
+    "Stateful",
     "Store",
     "Stream",
     "TableSpec",
@@ -80,6 +83,20 @@ class Reject:
     value: str = ""
 
 
+class Capture(Protocol):
+    """What a stream must remember besides positions, as it is at one moment. Taking one costs next to nothing."""
+
+    def states(self) -> Mapping[str, State]:
+        """Return all of it, by name, from any thread and at any later time.
+
+        A checkpoint writes what is new: a state that is the same object as in the version before, under the same
+        name, is not even looked at.
+        """
+
+    def figures(self) -> dict[str, float]:
+        """Return numbers to report, by name; they may depend on the time of the call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Rows of one partition as they were read.
@@ -95,6 +112,13 @@ class Chunk:
         file). Without it, row `i` ends at ``next - num_rows + i + 1``.
     rejects : sequence of Reject
         Rows of this chunk's range that could not be decoded; they are not in `batch`.
+    inner : ndarray of int64, shape (num_rows,), optional
+        For partitions whose positions are messages of many rows: how many rows of the message at ``ends[i]`` have
+        been given with row `i`; 0 where the row is the last of its message. `Positions` then hold it beside the
+        position, under the name ``f"{partition}#rows"``.
+    state : Capture, optional
+        Of a `Stateful` stream: with it and any position within this chunk, its first and last included, reading
+        goes on as if it had never stopped.
     """
 
     batch: pa.RecordBatch
@@ -102,6 +126,8 @@ class Chunk:
     next: int
     ends: npt.NDArray[np.int64] | None = None
     rejects: Sequence[Reject] = ()
+    inner: npt.NDArray[np.int64] | None = None
+    state: Capture | None = None
 
 
 @runtime_checkable
@@ -131,6 +157,31 @@ class Stream(Protocol):
 
     def schema(self) -> pa.Schema:
         """Return the columns that the stream yields, as far as they are known before reading on."""
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A stream that is told which of its positions are durable, and may ask for a checkpoint before it is due."""
+
+    def kept(self, positions: Positions) -> None:
+        """Take note that a checkpoint with these positions is durable.
+
+        Called before `read` with what is read on from, and after each checkpoint, from any thread.
+        """
+
+    def asks(self, positions: Positions) -> bool:
+        """Return whether a checkpoint is wanted now that everything before `positions` is learned."""
+
+    def release(self) -> None:
+        """Let go of what is held for the run: it is over, and nothing more will be kept."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A stream that remembers more than positions."""
+
+    def load(self, states: Mapping[str, State]) -> None:
+        """Let the next `read` go on from what `Capture.states` returned. A state is read when it is asked for."""
 
 
 # ----------------------------------------------------------------------------------------- tables
@@ -314,7 +365,7 @@ class Layout:
         return tuple(f for f in self.fields if f.kind == "list" and f.table == table)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class State:
     """What a part must remember to go on exactly: named arrays and JSON facts."""
 
@@ -377,6 +428,8 @@ class Batch:
         after all transforms, in double precision where they were; None where an id is null.
     emissions : dict of str to Emission
         By label, where feedback comes late and the stream tells how far it has come.
+    source : Capture, optional
+        What the stream must remember to go on after this batch.
     """
 
     num_rows: int
@@ -393,6 +446,7 @@ class Batch:
     state: State
     columns: dict[str, list[Any]] | None = None
     emissions: dict[str, Emission] = field(default_factory=dict)
+    source: Capture | None = None
 
 
 # --------------------------------------------------------------------------------------- learners

@@ -8,6 +8,7 @@ import re
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -137,6 +138,8 @@ class CheckpointLog:
         # Files that a compaction reads or writes, or that wait for the next commit: never swept.
         self._in_flight: set[str] = set()
         self._merged: list[tuple[str, SegmentFile]] = []
+        # What each state of `parent` was made from, as long as somebody else holds it.
+        self._written: dict[str, weakref.ref[State]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -186,6 +189,7 @@ class CheckpointLog:
                     return None
                 manifest = found
             self._parent = manifest
+            self._written = {}
             return manifest
 
     def commit(self, snapshot: Snapshot) -> Manifest:
@@ -202,7 +206,8 @@ class CheckpointLog:
 
         Notes
         -----
-        Files first, the manifest last. Empty deltas and unchanged states write no file. Segments that
+        Files first, the manifest last. Empty deltas and unchanged states write no file, and a state that is the
+        same object as in the version before is not looked at, so it must not have been changed. Segments that
         `compact` has merged replace theirs. Old versions are then removed; failing at that is reported.
         """
         with self._mutex:
@@ -225,7 +230,9 @@ class CheckpointLog:
                     positions=plain(snapshot.positions, "positions"),
                     facts=plain(snapshot.facts, "facts"),
                 )
-                return self._publish(manifest)
+                made = self._publish(manifest)
+            self._written = {name: weakref.ref(state) for name, state in snapshot.states.items()}
+            return made
 
     def recommit(self, **facts: Any) -> Manifest:
         """Commit the content of `parent` again as the newest version, with `facts` added.
@@ -779,6 +786,8 @@ class CheckpointLog:
     def _put_state(self, name: str, state: State, version: int) -> StoredFile:
         data = state_bytes(name, state)
         before = self._parent.states.get(name) if self._parent else None
+        if before is not None and (written := self._written.get(name)) and written() is state:
+            return before
         if before is not None and (before.size_bytes, before.checksum) == (len(data), digest(data)):
             return before
         return put(self.store, _file_name("states", version, name, "safetensors"), [data])

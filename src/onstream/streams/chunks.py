@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from onstream.contracts import Chunk, Reject
+from onstream.contracts import Chunk, Positions, Reject
 
-__all__ = ["NO_COLUMNS", "PAST_END", "no_rows", "row_ends", "skip_to", "slice_chunk"]
+__all__ = [
+    "NO_COLUMNS",
+    "PAST_END",
+    "inner_name",
+    "no_rows",
+    "positions_after",
+    "row_ends",
+    "skip_to",
+    "slice_chunk",
+]
 
 Offsets = npt.NDArray[np.int64]
 
@@ -25,6 +35,19 @@ def row_ends(chunk: Chunk) -> Offsets:
     if chunk.ends is not None:
         return chunk.ends
     return np.arange(chunk.next - chunk.batch.num_rows + 1, chunk.next + 1, dtype=np.int64)
+
+
+def inner_name(partition: str) -> str:
+    """Return the name under which positions hold how many rows of a partition's next message have been given."""
+    return f"{partition}#rows"
+
+
+def positions_after(chunk: Chunk) -> Positions:
+    """Return where to read on after the whole of a chunk."""
+    if chunk.inner is None:
+        return {chunk.partition: chunk.next}
+    inside = chunk.batch.num_rows and int(row_ends(chunk)[-1]) == chunk.next
+    return {chunk.partition: chunk.next, inner_name(chunk.partition): int(chunk.inner[-1]) if inside else 0}
 
 
 def no_rows(schema: pa.Schema) -> pa.RecordBatch:
@@ -55,4 +78,11 @@ def slice_chunk(chunk: Chunk, first: int, num_rows: int) -> Chunk:
     after = int(ends[first - 1]) if first else -1
     until = chunk.next if last else int(ends[stop - 1])
     rejects = [r for r in chunk.rejects if r.position >= after and (last or r.position < until)]
-    return Chunk(chunk.batch.slice(first, num_rows), chunk.partition, until, ends[first:stop], tuple(rejects))
+    return Chunk(
+        chunk.batch.slice(first, num_rows),
+        chunk.partition,
+        until,
+        ends[first:stop],
+        tuple(rejects),
+        chunk.state,
+    )

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from onstream.contracts import Chunk, Positions, Reject
+from onstream.contracts import Capture, Chunk, Positions, Reject
 from onstream.streams.ahead import END, Takes
-from onstream.streams.chunks import row_ends
+from onstream.streams.chunks import inner_name, positions_after, row_ends
 
 __all__ = ["Cut", "Place", "cut"]
 
@@ -50,12 +50,15 @@ class Cut:
         Of the range that this cut covers.
     places : tuple of Place
         One for each of `batches`.
+    state : Capture, optional
+        Of a stateful stream: with it and `positions`, reading goes on after this cut.
     """
 
     batches: tuple[pa.RecordBatch, ...]
     positions: Positions
     rejects: tuple[Reject, ...]
     places: tuple[Place, ...]
+    state: Capture | None = None
 
     @property
     def num_rows(self) -> int:
@@ -87,7 +90,8 @@ def cut(
     Yields
     ------
     Cut
-        What lies behind the last row comes in a cut without rows.
+        What lies behind the last row comes in a cut without rows; so does what a stateful stream has come to
+        remember while it gave none.
 
     Notes
     -----
@@ -107,6 +111,8 @@ def cut(
             if open_cut.num_rows == rows:
                 yield open_cut.close()
         open_cut.finish()
+        if chunk.state is not None and not open_cut.num_rows:
+            yield open_cut.close()
     if open_cut.positions:
         yield open_cut.close()
 
@@ -149,6 +155,7 @@ class _OpenCut:
     num_rows: int = 0
     fresh: bool = False
     positions: Positions = field(default_factory=dict)
+    state: Capture | None = None
     _parts: list[tuple[str, pa.RecordBatch, Offsets]] = field(default_factory=list)
     _rejects: list[Reject] = field(default_factory=list)
     _chunk: Chunk = field(init=False)
@@ -159,7 +166,7 @@ class _OpenCut:
     @property
     def waits(self) -> bool:
         """Whether there is something whose age counts."""
-        return bool(self.num_rows or self._rejects)
+        return bool(self.num_rows or self._rejects or self.positions)
 
     def begin(self, chunk: Chunk) -> None:
         """Turn to the next chunk."""
@@ -177,17 +184,24 @@ class _OpenCut:
         batch = self._chunk.batch.slice(taken, room)
         stop = taken + batch.num_rows
         self._parts.append((self._chunk.partition, batch, self._starts[taken:stop]))
+        self.state = self._chunk.state
         self.num_rows += batch.num_rows
-        self._reach(int(self._ends[stop - 1]), beyond=False)
+        inner = self._chunk.inner
+        self._reach(
+            int(self._ends[stop - 1]), inner=0 if inner is None else int(inner[stop - 1]), beyond=False
+        )
         return int(batch.num_rows)
 
     def finish(self) -> None:
         """Take what lies behind the last row of the chunk."""
-        self.fresh = self.fresh or (not self.waits and bool(self._waiting))
-        if self._waiting or self.before.get(self._chunk.partition, 0) != self._chunk.next:
+        self.state = self._chunk.state
+        # A position of 0 that a stream tells of is kept too: it says where reading began.
+        if self._waiting or self.before.get(self._chunk.partition) != self._chunk.next:
+            self.fresh = self.fresh or not self.waits
             # The start of the next row is where the last row ended, whether or not a chunk ended in between.
             row_end = self.before.get(self._chunk.partition, 0)
-            self._reach(self._chunk.next, beyond=True)
+            inner = positions_after(self._chunk).get(inner_name(self._chunk.partition), 0)
+            self._reach(self._chunk.next, inner=inner, beyond=True)
             self.before[self._chunk.partition] = row_end
 
     def close(self) -> Cut:
@@ -198,18 +212,24 @@ class _OpenCut:
             batches.append(_concat([batch for batch, _ in parts]))
             starts = [start for _, start in parts]
             places.append(Place(partition, starts[0] if len(starts) == 1 else np.concatenate(starts)))
-        made = Cut(tuple(batches), self.positions, tuple(self._rejects), tuple(places))
+        made = Cut(tuple(batches), self.positions, tuple(self._rejects), tuple(places), self.state)
         self.before |= self.positions
         self.positions, self._parts, self._rejects, self.num_rows = {}, [], [], 0
         return made
 
-    def _reach(self, position: int, *, beyond: bool) -> None:
-        """Move the partition on to `position`, with the rejects before it (or all that are left)."""
+    def _reach(self, position: int, *, inner: int, beyond: bool) -> None:
+        """Move the partition on to `position`, with the rejects before it (or all that are left).
+
+        `inner` rows of the message at `position` have been given.
+        """
         reached = [r for r in self._waiting if beyond or r.position < position]
         self._rejects += reached
         del self._waiting[: len(reached)]
         self.positions[self._chunk.partition] = position
         self.before[self._chunk.partition] = position
+        name = inner_name(self._chunk.partition)
+        if self._chunk.inner is not None or self.before.get(name):
+            self.positions[name] = self.before[name] = inner
 
 
 def _runs(

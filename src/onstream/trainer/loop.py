@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +14,18 @@ import numpy as np
 import pyarrow as pa
 
 from onstream.checkpoints import CheckpointLog, CheckpointWriter, LocalStore, Manifest, Snapshot
-from onstream.contracts import Answering, Batch, Learned, Learner, Positions, Predictions, State, Stream
+from onstream.contracts import (
+    Answering,
+    Batch,
+    Capture,
+    Learned,
+    Learner,
+    Positions,
+    Predictions,
+    State,
+    Stateful,
+    Stream,
+)
 from onstream.errors import CheckpointError
 from onstream.evaluate import Meter, Report, Sink
 from onstream.features import Features
@@ -28,6 +39,7 @@ from onstream.trainer.progress import Observer, Progress, Summary
 from onstream.trainer.publish import Gate, Publisher
 from onstream.trainer.random_state import load_random_state, random_state, seed_random
 from onstream.trainer.settings import Settings
+from onstream.trainer.stored_states import StoredStates
 
 __all__ = ["Trainer"]
 
@@ -39,6 +51,9 @@ _LEAST_CHUNK_ROWS = 16_384
 # How often a silent stream is looked away from: neither does that cost time, nor is a checkpoint late for long.
 _LEAST_SILENCE_S = 0.05
 _MOST_SILENCE_S = 60.0
+
+# How the names of states begin that belong to the stream.
+_STREAM = "stream/"
 
 OpenSinks: TypeAlias = Callable[[int], Iterable[Sink]]
 
@@ -108,6 +123,7 @@ class Trainer:
         self._counts = _Counts()
         self._kept_batches = 0
         self._features_state = features.state()
+        self._source: Capture | None = None
         self._report = self.meter.report()
         self._share = RejectShare(settings.max_bad_share)
         self._replace: set[str] = set()
@@ -240,9 +256,10 @@ class Trainer:
         return self._pausing.wait(stop, tend=tend, keep=lambda: self._keep(writer, letters, clock))
 
     def _encode(self, piece: Cut) -> Batch:
-        return self.features.encode(
+        batch = self.features.encode(
             piece.batches, piece.places, positions=piece.positions, rejects=piece.rejects
         )
+        return batch if piece.state is None else replace(batch, source=piece.state)
 
     def _learn(self, batch: Batch, letters: DeadLetters) -> None:
         counts = self._counts
@@ -271,6 +288,7 @@ class Trainer:
             self.stream.answer(Learned(dict(self.positions), batch, outcome, labels, counts.examples))
         self.positions.update(batch.positions)
         self._features_state = batch.state
+        self._source = batch.source or self._source
         if batch.rejects:
             letters.write(batch.rejects)
         self._share.update(batch.num_rows, batch.rejects)
@@ -312,6 +330,7 @@ class Trainer:
                 "letters": letters.state(),
                 "trainer": State(facts=asdict(self._counts)),
                 **({"guard": self._guard.state()} if self._guard else {}),
+                **{f"{_STREAM}{k}": state for k, state in self._source_states().items()},
             },
             positions=dict(self.positions),
             facts={
@@ -357,7 +376,21 @@ class Trainer:
         if self._guard and "guard" in manifest.states:
             self._guard.load(log.states(manifest, "guard"))
         self.positions = dict(manifest.positions)
+        self._restore_stream(log, manifest)
         self._note(f"going on from checkpoint {manifest.version}, after {self._counts.examples:,} examples")
+
+    def _restore_stream(self, log: CheckpointLog, manifest: Manifest) -> None:
+        states = StoredStates(log, manifest, _STREAM)
+        if states:
+            if not isinstance(self.stream, Stateful):
+                raise CheckpointError(
+                    f"checkpoint {manifest.version} holds what a stream remembers, and {type(self.stream).__name__} "
+                    f"remembers nothing; train with the stream of that checkpoint, or in another directory"
+                )
+            self.stream.load(states)
+
+    def _source_states(self) -> Mapping[str, State]:
+        return self._source.states() if self._source else {}
 
     def _restore_meter(self, state: State) -> None:
         try:
@@ -385,6 +418,7 @@ class Trainer:
             published=self._publisher.published if self._publisher else None,
             guard=self._guard.values() if self._guard else None,
             paused=self._pausing.reason,
+            stream=self._source.figures() if self._source else {},
         )
 
     def _measure(self) -> Report:

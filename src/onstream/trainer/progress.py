@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from onstream.evaluate import Report
@@ -44,6 +44,8 @@ class Progress:
         The newest values of what the guard watches, as far as it can judge them; None without a guard.
     paused : str or None
         Why learning stands still; None if it does not.
+    stream : mapping of str to float
+        What the stream itself reports, such as `Join`.
     """
 
     examples: int
@@ -61,6 +63,7 @@ class Progress:
     published: Published | None = None
     guard: Mapping[str, float] | None = None
     paused: str | None = None
+    stream: Mapping[str, float] = field(default_factory=dict)
 
     def flat(self) -> dict[str, float]:
         """Return all numbers by name, as sinks take them."""
@@ -81,6 +84,7 @@ class Progress:
         if self.guard is not None:
             numbers["paused"] = float(self.paused is not None)
             numbers |= {f"guard/{name}": value for name, value in self.guard.items()}
+        numbers |= self.stream
         numbers |= {f"tables/{name}/rows": rows for name, rows in self.table_rows.items()}
         numbers |= {f"tables/{name}/bytes": size for name, size in self.table_bytes.items()}
         return numbers

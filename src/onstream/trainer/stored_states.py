@@ -1,0 +1,43 @@
+"""States of a checkpoint, each read when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from onstream.checkpoints import CheckpointLog, Manifest
+from onstream.contracts import State
+
+__all__ = ["StoredStates"]
+
+
+class StoredStates(Mapping[str, State]):
+    """The states of a version whose names begin with a prefix, by what follows it.
+
+    Parameters
+    ----------
+    log : CheckpointLog
+    manifest : Manifest
+    prefix : str
+
+    Notes
+    -----
+    Nothing that was read is kept, so that states larger than memory can be taken one by one.
+    """
+
+    def __init__(self, log: CheckpointLog, manifest: Manifest, prefix: str) -> None:
+        self._log = log
+        self._manifest = manifest
+        self._prefix = prefix
+        self._names = [name.removeprefix(prefix) for name in manifest.states if name.startswith(prefix)]
+
+    def __getitem__(self, name: str) -> State:
+        """Return a state, checked; KeyError if there is none, DamagedError if its file is not as it was."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._log.states(self._manifest, self._prefix + name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
