@@ -1,5 +1,6 @@
 """The C++ core: hashing of Arrow columns, and the embedding table with its row optimizers."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -108,6 +109,49 @@ def split_text(
     Notes
     -----
     The GIL is released.
+    """
+
+def decode_json(
+    texts: Sequence[bytes] | bytes,
+    fields: list[tuple[str, str, bool]],
+    max_depth: int,
+    starts: npt.NDArray[np.int64] | None = None,
+    ends: npt.NDArray[np.int64] | None = None,
+) -> tuple[int, list[tuple[Any, ...]], list[tuple[int, int, int]]]:
+    """Decode JSON objects into columns, in the layout of Arrow arrays.
+
+    Parameters
+    ----------
+    texts : sequence of bytes, or bytes
+        With `starts` and `ends`, text `i` is ``texts[starts[i]:ends[i]]``. Together smaller than 2 GiB.
+    fields : list of (str, str, bool)
+        Name of a field, each once; as what it is decoded: "bool", "int8" to "int64", "uint8" to "uint64", "float",
+        "double", "string", or "json" (any value, as the text that it is, on one line); whether as a list of it.
+    max_depth : int
+        How deep objects and lists may be nested; the object itself has depth 1. At most 512 keeps the stack small.
+
+    Returns
+    -------
+    rows : int
+    columns : list of tuple
+        For each field (count, nulls, validity, offsets, values, elements): the number of values and of nulls, the
+        bitmap of what is there (None without nulls), the int32 offsets of strings and lists, the bytes of the values
+        (None if there are none), and the same tuple again for the elements of lists.
+    rejects : list of (int, int, int)
+        Text, why it is no row, and the first field to blame, else -1. 1: it is not valid JSON (RFC 8259, in UTF-8,
+        no lone surrogates). 2: valid, but no object. 3: nested too deep. 4: a field is given twice. 5: a value is not
+        of its field's type.
+
+    Raises
+    ------
+    ShapeError
+        If the texts are no bytes, are too large, or lie outside.
+
+    Notes
+    -----
+    Missing fields and null are nulls; fields that are not wanted are checked and skipped. Numbers with a point or an
+    exponent are no integers; floats are rounded to the nearest, and those too large for their type do not fit. The
+    GIL is released.
     """
 
 class Table:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from onstream.errors import StreamError
-from onstream.streams import delimited, json_lines
+from onstream.streams import delimited, json_objects
 from onstream.streams.delimited import Dialect
 from onstream.streams.text import Bytes
 
@@ -45,7 +45,7 @@ class Head:
     def infer_types(self) -> dict[str, pa.DataType]:
         """Return the types that the first rows suggest. Raises StreamError if they cannot be parsed."""
         if self.dialect is None:
-            return json_lines.infer_types(self.sample.split(b"\n"))
+            return json_objects.infer_types(self.sample.split(b"\n"))
         # Text that is not UTF-8 seems to be binary; its rows are to be rejected, not taken as bytes.
         as_string = (pa.types.is_null, pa.types.is_binary)
         try:

@@ -13,7 +13,6 @@ import pyarrow as pa
 from onstream.errors import JobError
 
 __all__ = [
-    "MAX_DEPTH",
     "MAX_MESSAGE_BYTES",
     "MAX_ROWS_PER_MESSAGE",
     "Decoded",
@@ -28,7 +27,6 @@ __all__ = [
 Messages: TypeAlias = Sequence[bytes | None]
 
 MAX_MESSAGE_BYTES = 16 << 20
-MAX_DEPTH = 64
 MAX_ROWS_PER_MESSAGE = 1 << 17
 
 _VALUE_CHARACTERS = 1000

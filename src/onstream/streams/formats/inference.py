@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeAlias, TypeVar, cast
 
 import pyarrow as pa
 
@@ -11,7 +12,9 @@ from onstream.errors import JobError
 
 __all__ = ["NO_COLUMNS", "Inference", "SchemaLike", "as_schema", "selected"]
 
-SchemaLike = pa.Schema | Mapping[str, str | pa.DataType]
+SchemaLike: TypeAlias = pa.Schema | Mapping[str, str | pa.DataType]
+
+T = TypeVar("T")
 
 NO_COLUMNS = pa.schema([])
 
@@ -28,6 +31,7 @@ class Inference:
     def __init__(self, given: pa.Schema | None = None) -> None:
         self._schema = given
         self._lock = threading.Lock()
+        self._made: dict[Hashable, Any] = {}
 
     def known(self) -> pa.Schema | None:
         """Return the schema if there is one by now."""
@@ -41,9 +45,18 @@ class Inference:
                     self._schema = infer()
         return self._schema
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` makes for a key, made once: what decodes one selection of the columns."""
+        made = self._made.get(key)
+        if made is None:
+            made = self._made.setdefault(key, make())
+        return cast(T, made)
+
 
 def as_schema(given: SchemaLike) -> pa.Schema:
-    """Return given types as a schema. Raises JobError for a type that is not known, or a column given twice."""
+    """Return given types as a schema. Raises JobError for none, one that is not known, or a column given twice."""
+    if not len(given):
+        raise JobError("schema: give at least one column")
     if isinstance(given, pa.Schema):
         twice = sorted({name for name in given.names if given.names.count(name) > 1})
         if twice:

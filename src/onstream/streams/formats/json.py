@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from onstream.errors import JobError
-from onstream.streams.chunks import no_rows
 from onstream.streams.formats.format import (
-    MAX_DEPTH,
     MAX_MESSAGE_BYTES,
     Decoded,
     Messages,
@@ -22,8 +19,7 @@ from onstream.streams.formats.format import (
     shortened,
 )
 from onstream.streams.formats.inference import NO_COLUMNS, Inference, SchemaLike, as_schema, selected
-from onstream.streams.json_lines import JsonLinesParser, infer_types
-from onstream.streams.text import Lines
+from onstream.streams.json_objects import MAX_DEPTH, JsonObjects, infer_types
 
 __all__ = ["Json"]
 
@@ -44,6 +40,11 @@ class Json:
         Longer messages are rejected.
     max_depth : int, default 64
         Messages with objects and lists nested deeper are rejected.
+
+    Raises
+    ------
+    JobError
+        If a limit is below 1, or a type is not known or cannot be read from JSON.
 
     Notes
     -----
@@ -76,8 +77,8 @@ class Json:
         """Check and keep the arguments."""
         check_limits(max_message_bytes=max_message_bytes, max_depth=max_depth)
         types = None if schema is None else as_schema(schema)
-        if types is not None and not types.names:
-            raise JobError("schema: give at least one column")
+        if types is not None:
+            JsonObjects(types, max_depth)
         facts = {
             "types": types,
             "columns": None,
@@ -102,11 +103,11 @@ class Json:
     def decode(self, messages: Messages) -> Decoded:
         """Return the rows of some messages and why the others are none."""
         chosen, indices, rejects = screen(messages, self.max_message_bytes)
-        self._inference.settle(lambda: _inferred(chosen))
-        schema = self.schema()
-        if not chosen:
-            return Decoded(no_rows(schema), np.empty(0, np.int64), rejects)
-        batch, bad = JsonLinesParser(schema).parse(_as_lines(chosen))
+        known = self._inference.settle(lambda: _inferred(chosen))
+        objects = JsonObjects(NO_COLUMNS, self.max_depth)
+        if known is not None:
+            objects = self._inference.once(self.columns, lambda: JsonObjects(self.schema(), self.max_depth))
+        batch, bad = objects.decode(chosen)
         for i, reason in bad.items():
             rejects.append(Undecodable(int(indices[i]), reason, shortened(chosen[i])))
         rejects.sort(key=lambda reject: reject.index)
@@ -117,10 +118,3 @@ def _inferred(messages: list[bytes]) -> pa.Schema | None:
     """Return the fields of the first messages; None if none of them is an object with fields."""
     types = infer_types(messages[:_INFERRED_FROM])
     return pa.schema(list(types.items())) if types else None
-
-
-def _as_lines(messages: list[bytes]) -> Lines:
-    """Return messages as the lines of a text."""
-    ends = np.cumsum(np.fromiter(map(len, messages), np.int64, len(messages)) + 1)
-    starts = np.concatenate(([0], ends[:-1]))
-    return Lines(b"\n".join(messages) + b"\n", starts, ends)
