@@ -78,11 +78,11 @@ def slice_chunk(chunk: Chunk, first: int, num_rows: int) -> Chunk:
     after = int(ends[first - 1]) if first else -1
     until = chunk.next if last else int(ends[stop - 1])
     rejects = [r for r in chunk.rejects if r.position >= after and (last or r.position < until)]
-    return Chunk(
-        chunk.batch.slice(first, num_rows),
-        chunk.partition,
-        until,
-        ends[first:stop],
-        tuple(rejects),
-        chunk.state,
+    return replace(
+        chunk,
+        batch=chunk.batch.slice(first, num_rows),
+        next=until,
+        ends=ends[first:stop],
+        rejects=tuple(rejects),
+        inner=None if chunk.inner is None else chunk.inner[first:stop],
     )
