@@ -10,6 +10,8 @@ from torch import Tensor
 
 from onstream.contracts import Label
 from onstream.errors import JobError
+from onstream.feedback import FakeNegativeCalibrated
+from onstream.learners.late import late_policy, shift
 
 __all__ = ["LOSSES", "Loss", "activate", "choose_loss"]
 
@@ -51,9 +53,13 @@ def choose_loss(label: Label, wanted: str | Loss | None) -> Loss:
     Raises
     ------
     JobError
-        If the task has no loss of that name.
+        If the task has no loss of that name, or the label has that of its policy of late feedback.
     """
     known = LOSSES[label.task]
+    if wanted is not None and (policy := late_policy(label)):
+        raise JobError(
+            f"label {label.name!r} has the loss of its policy {policy.kind!r}; leave out its own, or use 'wait'"
+        )
     if wanted is None:
         return next(iter(known.values()))
     if not isinstance(wanted, str):
@@ -66,8 +72,13 @@ def choose_loss(label: Label, wanted: str | Loss | None) -> Loss:
 
 
 def activate(label: Label, outputs: Tensor) -> Tensor:
-    """Turn a network's outputs for one label into its predictions: probabilities or values."""
+    """Turn a network's outputs for one label into its predictions: probabilities or values, of the full stream."""
     if label.task == "binary":
+        if (added := shift(label)) != 0:
+            outputs = outputs + added
+        if isinstance(label.policy, FakeNegativeCalibrated):
+            # b / (1 - b) of b = sigmoid(z) is e^z.
+            return outputs.clamp(max=0).exp()
         return torch.sigmoid(outputs)
     if label.task == "class":
         return torch.softmax(outputs, dim=1)

@@ -15,9 +15,11 @@ __all__ = ["compute_outputs"]
 
 
 def compute_outputs(
-    network: nn.Module, x: Inputs, labels: Sequence[Label], precision: str
+    network: nn.Module, x: Inputs, labels: Sequence[Label], precision: str, also: Sequence[str] = ()
 ) -> dict[str, Tensor]:
     """Return the logits or values of each label, float32: (rows,), or (rows, classes) for a class label.
+
+    Outputs that are named in `also` are returned as well, (rows,), where the network gives them.
 
     Raises
     ------
@@ -34,7 +36,8 @@ def compute_outputs(
     missing = [label.name for label in labels if label.name not in found]
     if missing:
         raise JobError(f"the network returned {sorted(found)}, the job also has the labels {missing}")
-    return {label.name: _shaped(label, found[label.name], x.num_rows) for label in labels}
+    extra = [Label(name, "real") for name in also if name in found]
+    return {label.name: _shaped(label, found[label.name], x.num_rows) for label in (*labels, *extra)}
 
 
 def _shaped(label: Label, outputs: Tensor, rows: int) -> Tensor:

@@ -16,6 +16,7 @@ from onstream.contracts import Array, Batch, Layout, Outcome, Predictions, Rows,
 from onstream.errors import CheckpointError, DivergedError, JobError
 from onstream.learners.export import export_network
 from onstream.learners.inputs import Inputs, gather_inputs
+from onstream.learners.late_losses import LateLosses
 from onstream.learners.losses import Loss, activate, choose_loss
 from onstream.learners.outputs import compute_outputs
 
@@ -79,6 +80,9 @@ class Torch:
     Predictions are those of the forward pass that learning uses. If the network acts otherwise in training
     (dropout, batch norm), which is noticed at the first batch, they come from an evaluation pass of their own.
 
+    Labels whose feedback comes late have the losses of their policies, see `LateLosses`; a negative of which only a
+    share was kept is made up for in what is predicted.
+
     A batch whose loss or gradients are not finite is dropped: parameters, buffers and rows keep their values.
     """
 
@@ -124,6 +128,7 @@ class Torch:
         self._layout = layout
         self._module = network
         self._losses = {label.name: choose_loss(label, by_label.get(label.name)) for label in layout.labels}
+        self._late = LateLosses(layout)
         self._optim: torch.optim.Optimizer | None = None
         self._waiting: State | None = None
         self._modal: bool | None = None
@@ -150,6 +155,9 @@ class Torch:
         DivergedError
             If `max_dropped` batches in a row were dropped.
         """
+        if batch.num_rows == 0:
+            # Not even optimizers that remember may take a step: there is nothing to learn from.
+            return Outcome(self.predict(batch, rows), 0.0, {})
         leaves = {name: torch.from_numpy(array).requires_grad_() for name, array in rows.items()}
         x = gather_inputs(self._layout, batch, leaves)
         self._ready(x)
@@ -163,8 +171,8 @@ class Torch:
         if not self._modal:
             with torch.no_grad():
                 predictions = self._activate({name: o.detach() for name, o in outputs.items()})
-        loss = self._loss(outputs, batch)
-        parameters = [p for p in self._module.parameters() if p.requires_grad]
+        loss = self._loss(outputs, batch, x)
+        parameters = [p for _, p in self._parameters() if p.requires_grad]
         for parameter in parameters:
             parameter.grad = None
         # Backward of the sum: row gradients need no further pass, and the parameters' are few to divide.
@@ -190,19 +198,21 @@ class Torch:
         return Outcome(predictions, value, {name: g.numpy() for name, g in row_grads.items()})
 
     def _forward(self, x: Inputs) -> dict[str, Tensor]:
-        return compute_outputs(self._module, x, self._layout.labels, self.precision)
+        return compute_outputs(self._module, x, self._layout.labels, self.precision, self._late.names)
 
     def _activate(self, outputs: Mapping[str, Tensor]) -> Predictions:
         return {label.name: activate(label, outputs[label.name]).numpy() for label in self._layout.labels}
 
-    def _loss(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def _loss(self, outputs: Mapping[str, Tensor], batch: Batch, x: Inputs) -> Tensor:
         weights = None if batch.weights is None else torch.from_numpy(batch.weights)
         total = torch.zeros(())
         for name, loss in self._losses.items():
             labels = torch.from_numpy(batch.labels[name])
             present = torch.isfinite(labels)
             complete = bool(present.all())
-            losses = loss(outputs[name], labels if complete else torch.where(present, labels, 0.0))
+            filled = labels if complete else torch.where(present, labels, 0.0)
+            own = name not in self._late
+            losses = loss(outputs[name], filled) if own else self._late(name, outputs, filled, batch, x)
             if losses.shape != labels.shape:
                 raise JobError(
                     f"the loss of label {name!r} must give one value a row, {tuple(labels.shape)}, got "
@@ -233,6 +243,9 @@ class Torch:
             with self._evaluating(), torch.no_grad():
                 self._module(x)
         if self._optim is None:
+            if self._late.names:
+                with self._evaluating(), torch.no_grad():
+                    self._late.make_heads(self._forward(x))
             self._optim = self._make_optimizer()
         if self._waiting is not None:
             self._restore(self._waiting)
@@ -240,8 +253,14 @@ class Torch:
         if self._modal is None:
             self._modal = self._modes_differ(x)
 
+    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield all parameters by name: those of the network, and of heads beside it."""
+        yield from self._module.named_parameters()
+        # No parameter of a network has such a name.
+        yield from ((f"late/{name}", parameter) for name, parameter in self._late.named_parameters())
+
     def _make_optimizer(self) -> torch.optim.Optimizer | None:
-        parameters = [p for p in self._module.parameters() if p.requires_grad]
+        parameters = [p for _, p in self._parameters() if p.requires_grad]
         if not parameters:
             return None
         if not isinstance(self.optimizer, str):
@@ -281,7 +300,8 @@ class Torch:
         for name, tensor in self._module.state_dict().items():
             if not isinstance(tensor, nn.UninitializedParameter):
                 arrays[f"network/{name}"] = _array(tensor)
-        for name, parameter in self._module.named_parameters():
+        arrays |= {f"late/{name}": _array(tensor) for name, tensor in self._late.state_dict().items()}
+        for name, parameter in self._parameters():
             for key, value in (self._optim.state.get(parameter, {}) if self._optim else {}).items():
                 if not isinstance(value, Tensor | int | float):
                     raise CheckpointError(
@@ -323,8 +343,15 @@ class Torch:
             self.notes.append(str(error))
 
     def _restore(self, state: State) -> None:
-        own = self._module.state_dict()
-        stored = {n.removeprefix("network/"): a for n, a in state.arrays.items() if n.startswith("network/")}
+        own = {
+            **self._module.state_dict(),
+            **{f"late/{name}": tensor for name, tensor in self._late.state_dict().items()},
+        }
+        stored = {
+            name.removeprefix("network/"): array
+            for name, array in state.arrays.items()
+            if name.startswith(("network/", "late/"))
+        }
         fitting = {n for n, t in own.items() if n in stored and tuple(t.shape) == stored[n].shape}
         if anew := sorted(set(own) - fitting):
             self.notes.append(
@@ -344,7 +371,7 @@ class Torch:
                 f"the optimizer was {state.facts['optimizer']} and is {kind} now: its state begins anew"
             )
             fitting = set()
-        for name, parameter in self._module.named_parameters():
+        for name, parameter in self._parameters():
             prefix = f"optimizer/{name}/"
             found = {k.removeprefix(prefix): a for k, a in state.arrays.items() if k.startswith(prefix)}
             if self._optim is not None and found and name in fitting:
