@@ -119,6 +119,9 @@ class Chunk:
     state : Capture, optional
         Of a `Stateful` stream: with it and any position within this chunk, its first and last included, reading
         goes on as if it had never stopped.
+    again : bool
+        These rows were given before: they are learned once more, and no metric counts them. No batch holds rows of
+        both kinds.
     """
 
     batch: pa.RecordBatch
@@ -128,6 +131,7 @@ class Chunk:
     rejects: Sequence[Reject] = ()
     inner: npt.NDArray[np.int64] | None = None
     state: Capture | None = None
+    again: bool = False
 
 
 @runtime_checkable
@@ -446,6 +450,7 @@ class Batch:
     state: State
     columns: dict[str, list[Any]] | None = None
     emissions: dict[str, Emission] = field(default_factory=dict)
+    again: bool = False
     source: Capture | None = None
 
 

@@ -52,6 +52,8 @@ class Cut:
         One for each of `batches`.
     state : Capture, optional
         Of a stateful stream: with it and `positions`, reading goes on after this cut.
+    again : bool
+        Whether the rows were given before.
     """
 
     batches: tuple[pa.RecordBatch, ...]
@@ -59,6 +61,7 @@ class Cut:
     rejects: tuple[Reject, ...]
     places: tuple[Place, ...]
     state: Capture | None = None
+    again: bool = False
 
     @property
     def num_rows(self) -> int:
@@ -96,7 +99,8 @@ def cut(
     Notes
     -----
     Without `max_wait_s`, cuts depend on the rows alone and not on how they came in chunks: reading on from
-    the positions of a cut gives the same following cuts. Rows are copied only where a batch spans chunks.
+    the positions of a cut gives the same following cuts. A cut ends where rows begin that were given before, and
+    where they end. Rows are copied only where a batch spans chunks.
     """
     assert rows >= 1
     open_cut = _OpenCut(dict(positions or {}))
@@ -104,6 +108,8 @@ def cut(
         if chunk is None:
             yield open_cut.close()
             continue
+        if open_cut.num_rows and open_cut.again != chunk.again:
+            yield open_cut.close()
         open_cut.begin(chunk)
         taken = 0
         while taken < chunk.batch.num_rows:
@@ -156,6 +162,7 @@ class _OpenCut:
     fresh: bool = False
     positions: Positions = field(default_factory=dict)
     state: Capture | None = None
+    again: bool = False
     _parts: list[tuple[str, pa.RecordBatch, Offsets]] = field(default_factory=list)
     _rejects: list[Reject] = field(default_factory=list)
     _chunk: Chunk = field(init=False)
@@ -171,6 +178,8 @@ class _OpenCut:
     def begin(self, chunk: Chunk) -> None:
         """Turn to the next chunk."""
         self._chunk = chunk
+        if chunk.batch.num_rows:
+            self.again = chunk.again
         self._waiting = sorted(chunk.rejects, key=lambda reject: reject.position)
         self._ends = row_ends(chunk)
         first = self.before.get(chunk.partition, 0)
@@ -212,7 +221,7 @@ class _OpenCut:
             batches.append(_concat([batch for batch, _ in parts]))
             starts = [start for _, start in parts]
             places.append(Place(partition, starts[0] if len(starts) == 1 else np.concatenate(starts)))
-        made = Cut(tuple(batches), self.positions, tuple(self._rejects), tuple(places), self.state)
+        made = Cut(tuple(batches), self.positions, tuple(self._rejects), tuple(places), self.state, self.again)
         self.before |= self.positions
         self.positions, self._parts, self._rejects, self.num_rows = {}, [], [], 0
         return made

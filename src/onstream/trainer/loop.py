@@ -18,6 +18,7 @@ from onstream.contracts import (
     Answering,
     Batch,
     Capture,
+    Keeping,
     Learned,
     Learner,
     Positions,
@@ -63,6 +64,7 @@ class _Counts:
     """What is counted since the stream began; part of the checkpoint."""
 
     examples: int = 0
+    repeated: int = 0
     batches: int = 0
     rejected: int = 0
     dropped: int = 0
@@ -165,11 +167,11 @@ class Trainer:
                 self._publisher = Publisher(log, self.settings.publish, self._gate, self._note)
                 if resumed is not None:
                     self._publisher.judge(resumed)
-            writer = stack.enter_context(
-                CheckpointWriter(
-                    log, report=self._note, committed=self._publisher.judge if self._publisher else None
-                )
-            )
+            if isinstance(self.stream, Keeping):
+                self.stream.kept(dict(self.positions))
+                # After the writer, so that what the last checkpoint holds is known to be durable.
+                stack.callback(self.stream.release)
+            writer = stack.enter_context(CheckpointWriter(log, report=self._note, committed=self._committed))
             clock = Clock(self.settings, self._counts.examples)
             started = self._counts.examples
             if self._open_sinks is not None:
@@ -186,7 +188,7 @@ class Trainer:
                         going = self._stand_still(stop, writer, letters, clock)
                     if going:
                         self._learn(batch, letters)
-                if clock.checkpoint_due() and self._unkept:
+                if self._unkept and (clock.checkpoint_due() or self._asked()):
                     writer.poll()  # raises if the one before could not be written
                     if not writer.busy:
                         self._checkpoint(writer, letters, clock)
@@ -259,7 +261,9 @@ class Trainer:
         batch = self.features.encode(
             piece.batches, piece.places, positions=piece.positions, rejects=piece.rejects
         )
-        return batch if piece.state is None else replace(batch, source=piece.state)
+        if piece.state is None and not piece.again:
+            return batch
+        return replace(batch, source=piece.state, again=piece.again)
 
     def _learn(self, batch: Batch, letters: DeadLetters) -> None:
         counts = self._counts
@@ -268,7 +272,7 @@ class Trainer:
             counts.event_time = max(counts.event_time, batch.now)
             ids_before = self._num_ids()
             rows = self.tables.pull(batch.keys, now=counts.event_time)
-            if self._guard:
+            if self._guard and not batch.again:
                 self._guard.update(batch, self._num_ids() - ids_before)
             outcome = self.learner.learn(batch, rows)
             if outcome.dropped:
@@ -350,6 +354,17 @@ class Trainer:
         seed_random(self.settings.seed)
         self._note(f"beginning anew in {self.directory.resolve()}")
 
+    def _asked(self) -> bool:
+        """Return whether the stream wants what was learned to be durable now."""
+        return isinstance(self.stream, Keeping) and self.stream.asks(self.positions)
+
+    def _committed(self, manifest: Manifest) -> None:
+        """Tell of a checkpoint that is durable, in the thread that wrote it."""
+        if self._publisher:
+            self._publisher.judge(manifest)
+        if isinstance(self.stream, Keeping):
+            self.stream.kept(dict(manifest.positions))
+
     def _restore(self, log: CheckpointLog, manifest: Manifest, letters: DeadLetters) -> None:
         stored = {name: chain.facts for name, chain in manifest.tables.items()}
         for chain, sources in self.tables.sources(stored).items():
@@ -427,9 +442,10 @@ class Trainer:
         return self._report
 
     def _publish(self, progress: Progress) -> None:
-        notes = getattr(self.learner, "notes", [])
-        while notes:
-            self._note(notes.pop(0))
+        for part in (self.stream, self.learner):
+            notes = getattr(part, "notes", [])
+            while notes:
+                self._note(notes.pop(0))
         if self._sinks:
             numbers = progress.flat()
             for sink in self._sinks:
