@@ -398,6 +398,10 @@ class Emission:
     time: npt.NDArray[np.float64]
     keys: Keys
 
+    def pick(self, rows: npt.NDArray[Any]) -> Emission:
+        """Return some rows, by mask or number."""
+        return Emission(self.phase[rows], self.elapsed[rows], self.time[rows], self.keys[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

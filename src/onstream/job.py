@@ -16,10 +16,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from onstream.contracts import Chunk, Learner, Reject, RowPolicy, Stream
+from onstream.contracts import Chunk, Layout, Learner, Reject, RowPolicy, Stream
 from onstream.errors import JobError, OnstreamError
 from onstream.evaluate import Prometheus, Sink, TensorBoard
 from onstream.features import Declaration, Features
+from onstream.feedback import Policy, feedback_of
 from onstream.streams import Ahead
 from onstream.tables import Adagrad, Chance, Constant, Expire, Normal, RowOptimizer, SeenTimes, Uniform
 from onstream.trainer import Gate, Guard, Observer, Settings, Summary, Trainer
@@ -138,7 +139,8 @@ class Job(Settings):
         }
         # A learner of plain values sees the columns as they are.
         plain = bool(getattr(self.learner, "reads_columns", False))
-        features = Features(self.features, defaults=policies, plain=plain)
+        features = Features(self.features, defaults=policies, plain=plain, feedback=feedback_of(self.stream))
+        _check_late(features.layout, self.learner)
         expiring = [spec.name for spec in features.layout.tables if spec.policy.get("expiry")]
         if expiring and not features.timed:
             raise JobError("an expiry counts event time; declare its column, such as EventTime('timestamp')")
@@ -287,6 +289,20 @@ def _check_policies(owner: Job | Declaration) -> None:
         if policy is not None and not isinstance(policy, kinds):
             whose = "" if isinstance(owner, Job) else f"{type(owner).__name__}({owner.name!r}): "
             raise JobError(f"{whose}{name} must be such as {example}, got {policy!r}")
+
+
+def _check_late(layout: Layout, learner: Learner) -> None:
+    """Raise unless the learner makes up for labels that are not final, or negatives that were left out."""
+    if getattr(learner, "corrects_labels", False):
+        return
+    for label in layout.labels:
+        what = None
+        if isinstance(label.policy, Policy) and label.policy.weighs:
+            what = f"the policy {label.policy.kind!r}; use 'wait'"
+        elif label.kept < 1:
+            what = "negatives that were left out; learn from all"
+        if what:
+            raise JobError(f"label {label.name!r}: {type(learner).__name__} does not make up for {what}")
 
 
 def _selected(stream: Stream, columns: Sequence[str]) -> Stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from onstream.features.declarations import (
     Weight,
 )
 from onstream.features.description import KINDS, declare, declare_policy, describe, describe_policy
+from onstream.features.emission_slots import emission_slots, empty_emission
 from onstream.features.id_block import IdBlock
 from onstream.features.layout import lay_out, row_owner
 from onstream.features.moments import Moments
@@ -47,6 +49,7 @@ from onstream.features.slots import (
     TimeSlot,
     WeightSlot,
 )
+from onstream.feedback import Feedback
 
 __all__ = ["Features", "Place"]
 
@@ -106,6 +109,9 @@ class Features:
         The job's "optimizer", "initial", "admission" and "expiry", for features that name none.
     plain : bool
         Give the values themselves, as `Batch.columns`, and have no tables.
+    feedback : Feedback, optional
+        How the labels of the stream come about. It decides what is learned from, and is no part of `describe`:
+        whoever predicts needs none of it.
 
     Attributes
     ----------
@@ -146,7 +152,9 @@ class Features:
         *,
         defaults: Mapping[str, RowPolicy | None] | None = None,
         plain: bool = False,
+        feedback: Feedback | None = None,
     ) -> None:
+        feedback = feedback or Feedback()
         self._declarations = tuple(declarations)
         self._defaults = dict(defaults or {})
         self._plain = plain
@@ -156,11 +164,17 @@ class Features:
         fields, tables = lay_out(features, self._defaults, plain=plain)
         self.layout = Layout(
             fields=fields,
-            labels=tuple(contracts.Label(x.name, x.task, x.classes or 0) for x in labels),
+            labels=tuple(_label(x, feedback) for x in labels),
             tables=tables,
             weighted=any(isinstance(d, Weight) for d in self._declarations),
         )
-        self.columns: tuple[str, ...] = tuple(dict.fromkeys(d.source for d in self._declarations))
+        late = [x for x in labels if (policy := feedback.policies.get(x.source)) and policy.columns]
+        emission = [
+            slot for x in late for slot in emission_slots(x.source, x.name, feedback.key, required=x.required)
+        ]
+        self._late = tuple(x.name for x in late)
+        sources = [d.source for d in self._declarations] + [slot.column for slot in emission]
+        self.columns: tuple[str, ...] = tuple(dict.fromkeys(sources))
 
         self.groups = tuple(d.name for d in self._declarations if isinstance(d, Group))
         self._time_column = next((d.source for d in self._declarations if isinstance(d, EventTime)), "")
@@ -176,8 +190,11 @@ class Features:
         self._exact_columns = np.array([field_of[f.name].column for f in standardized], np.intp)
         exact_index = {f.name: i for i, f in enumerate(standardized)}
         self._slots = [
-            (_plain_slot(d) if plain else None) or _slot(d, field_of, exact_index) for d in self._declarations
+            (_plain_slot(d) if plain else None) or _slot(d, field_of, exact_index)
+            # Whether a label may be missing, the phase of its row says.
+            for d in (replace(d, required=False) if d in late else d for d in self._declarations)
         ]
+        self._slots += emission
         self._id_block = IdBlock([slot for slot in self._slots if isinstance(slot, IdSlot)])
         self._other_slots = [slot for slot in self._slots if not isinstance(slot, IdSlot)]
         self._num_numbers = sum(field.kind == "number" for field in fields)
@@ -348,6 +365,7 @@ class Features:
             weights=np.ones(rows, np.float32) if self.layout.weighted else None,
             groups={name: np.full(rows, key, np.uint64) for name, key in self._null_groups.items()},
             times=np.full(rows, np.nan),
+            emissions={name: empty_emission(rows) for name in self._late},
             plain={f.name: [None] * rows for f in fields if self._plain and f.kind in ("id", "list")},
         )
 
@@ -404,6 +422,7 @@ class Features:
             positions=positions,
             rejects=rejects,
             state=self.state(),
+            emissions=draft.emissions,
             columns=self._columns(draft) if self._plain else None,
         )
 
@@ -495,6 +514,18 @@ def _check(declarations: Sequence[Declaration], defaults: Mapping[str, RowPolicy
         raise JobError("there is no label to learn; declare one, such as Label('click')")
     if not any(isinstance(d, Id | IdList | Number | Tensor) for d in declarations):
         raise JobError("there is no feature to learn from; declare one, such as Id('user')")
+
+
+def _label(label: Label, feedback: Feedback) -> contracts.Label:
+    """Return a label as the layout has it."""
+    kept = feedback.negatives_kept.get(label.source, 1.0)
+    if kept < 1 and (label.task != "binary" or label.threshold is not None):
+        raise JobError(
+            f"label {label.name!r}: negatives can be left out only where the column holds 0 and 1; this is "
+            f"{label.task}{'' if label.threshold is None else ' with a threshold'}"
+        )
+    policy = feedback.policies.get(label.source)
+    return contracts.Label(label.name, label.task, label.classes or 0, policy, kept)
 
 
 def _slot(

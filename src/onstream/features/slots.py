@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from onstream.contracts import Array, Keys, Rows
+from onstream.contracts import Array, Emission, Keys, Rows
 from onstream.features.columns import (
     Mask,
     hash_ids,
@@ -71,6 +71,8 @@ class Draft:
         Numbers that wait for their statistics; NaN where null.
     times : ndarray of float64, shape (rows,)
         NaN where null.
+    emissions : dict of str to Emission
+        Of each label whose feedback is late.
     plain : dict of str to list
         The values of each feature whose ids stay as they are, one a row.
     """
@@ -86,6 +88,7 @@ class Draft:
     weights: Rows | None
     groups: dict[str, Keys]
     times: npt.NDArray[np.float64]
+    emissions: dict[str, Emission]
     plain: dict[str, list[Any]]
 
     def keep(self, rows: Mask) -> None:
@@ -104,6 +107,8 @@ class Draft:
         for arrays in dicts:
             for name, array in arrays.items():
                 arrays[name] = array[rows]
+        for name, emission in self.emissions.items():
+            self.emissions[name] = emission.pick(rows)
         for name, values in self.plain.items():
             self.plain[name] = list(itertools.compress(values, rows.tolist()))
         self.numbers, self.exact, self.times = self.numbers[rows], self.exact[rows], self.times[rows]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -96,6 +96,9 @@ class Torch:
     loss_weights: dict[str, float] = field(default_factory=dict)
     max_dropped: int = 10
     servable: bool = True
+
+    corrects_labels: ClassVar[bool] = True
+    """It makes up for labels that are not final, and for negatives that were left out."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without a batch."""
