@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from onstream.features import EventTime, Group, Id, IdList, Label, Number, Tensor, Weight
     from onstream.job import Job, load_job
     from onstream.learners import Inputs, Torch
-    from onstream.streams import EventPace, Files, Log
+    from onstream.streams import Cache, EventPace, Files, Log
     from onstream.tables import (
         FTRL,
         SGD,
@@ -30,6 +30,7 @@ __all__ = [
     "SGD",
     "Adagrad",
     "Adam",
+    "Cache",
     "Chance",
     "Client",
     "Constant",

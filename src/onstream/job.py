@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -163,7 +164,7 @@ class Job(Settings):
         """Return the trainer of this job, ready to run."""
         features = self.encoder()
         return Trainer(
-            _selected(self.stream, features.columns),
+            _placed(_selected(self.stream, features.columns), Path(self.directory) / "stream"),
             features,
             self.learner,
             self.directory,
@@ -241,10 +242,12 @@ class Job(Settings):
     def _first_chunks(self, stream: Stream, num_rows: int) -> Iterator[Chunk]:
         """Yield the beginning of a stream, until it ends or is silent."""
         stop = threading.Event()
-        chunks = stream.read({}, max_rows=max(num_rows, 1), stop=stop)
-        with Ahead(chunks, depth=1, stop=stop) as ahead:
-            while isinstance(chunk := ahead.take(self.pace("max_wait_s") if stream.live else None), Chunk):
-                yield chunk
+        # Not in the job's directory: what a stream keeps there belongs to its checkpoints.
+        with TemporaryDirectory() as folder:
+            chunks = _placed(stream, Path(folder)).read({}, max_rows=max(num_rows, 1), stop=stop)
+            with Ahead(chunks, depth=1, stop=stop) as ahead:
+                while isinstance(chunk := ahead.take(self.pace("max_wait_s") if stream.live else None), Chunk):
+                    yield chunk
 
 
 def load_job(path: str | Path) -> Job:
@@ -309,6 +312,12 @@ def _selected(stream: Stream, columns: Sequence[str]) -> Stream:
     """Return the stream decoding only these columns, if it can."""
     select = getattr(stream, "select", None)
     return stream if select is None else select(columns)
+
+
+def _placed(stream: Stream, folder: Path) -> Stream:
+    """Return the stream with a folder of its own to work in, if it wants one."""
+    placed = getattr(stream, "placed", None)
+    return stream if placed is None else placed(folder)
 
 
 def _literal(value: Any, current: Any) -> Any:

@@ -1,6 +1,7 @@
 """Where examples come from: files and the embedded log; and how their flow is cut, paced and judged."""
 
 from onstream.streams.ahead import Ahead
+from onstream.streams.cache import Cache
 from onstream.streams.cut import Cut, Place, cut
 from onstream.streams.dead_letters import DeadLetters
 from onstream.streams.files import Files
@@ -8,11 +9,13 @@ from onstream.streams.log import Answered, Appended, Log
 from onstream.streams.log_answers import prediction_columns
 from onstream.streams.pace import EventPace
 from onstream.streams.reject_share import RejectShare
+from onstream.streams.sample import Sample
 
 __all__ = [
     "Ahead",
     "Answered",
     "Appended",
+    "Cache",
     "Cut",
     "DeadLetters",
     "EventPace",
@@ -20,6 +23,7 @@ __all__ = [
     "Log",
     "Place",
     "RejectShare",
+    "Sample",
     "cut",
     "prediction_columns",
 ]
