@@ -283,9 +283,14 @@ class Trainer:
                 )
             else:
                 self.tables.push(batch.keys, outcome.row_grads)
-                self.meter.update(outcome.predictions, batch)
-        counts.examples += batch.num_rows
+                if not batch.again:
+                    self.meter.update(outcome.predictions, batch)
         counts.batches += 1
+        if batch.again:
+            # What is wrong with these rows was told when they came first.
+            counts.repeated += batch.num_rows
+            batch = replace(batch, rejects=())
+        counts.examples += 0 if batch.again else batch.num_rows
         counts.rejected += len(batch.rejects)
         if isinstance(self.stream, Answering):
             labels = self.features.layout.labels
