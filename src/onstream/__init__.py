@@ -6,9 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onstream.client import Client
     from onstream.features import EventTime, Group, Id, IdList, Label, Number, Tensor, Weight
+    from onstream.feedback import (
+        DelayedFeedback,
+        ElapsedTimeSampling,
+        FakeNegativeCalibrated,
+        FakeNegativeWeighted,
+        Wait,
+    )
     from onstream.job import Job, load_job
-    from onstream.learners import Inputs, Torch
-    from onstream.streams import Cache, EventPace, Files, Log
+    from onstream.learners import Inputs, River, Torch
+    from onstream.streams import Cache, EventPace, Files, Log, Sample
     from onstream.tables import (
         FTRL,
         SGD,
@@ -34,9 +41,13 @@ __all__ = [
     "Chance",
     "Client",
     "Constant",
+    "DelayedFeedback",
+    "ElapsedTimeSampling",
     "EventPace",
     "EventTime",
     "Expire",
+    "FakeNegativeCalibrated",
+    "FakeNegativeWeighted",
     "Files",
     "Group",
     "GroupFTRL",
@@ -48,19 +59,22 @@ __all__ = [
     "Log",
     "Normal",
     "Number",
+    "River",
     "RowwiseAdagrad",
+    "Sample",
     "SeenTimes",
     "Slices",
     "Tensor",
     "Torch",
     "Uniform",
+    "Wait",
     "Weight",
     "load_job",
 ]
 
 # Public names are looked up when they are first used: a command that only reads a directory of checkpoints then
 # does not wait for PyTorch.
-_ROOMS = ("features", "tables", "streams", "client", "learners", "job")
+_ROOMS = ("feedback", "features", "tables", "streams", "client", "learners", "job")
 
 
 def __getattr__(name: str) -> Any:

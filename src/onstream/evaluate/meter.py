@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from onstream.contracts import Batch, Keys, Label, Predictions, Rows, State, Task
+from onstream.contracts import Batch, Emission, Keys, Label, Predictions, Rows, State, Task
 from onstream.errors import CheckpointError, JobError, ShapeError
 from onstream.evaluate.absolute_error import MAE
 from onstream.evaluate.accuracy import Accuracy
@@ -19,10 +19,12 @@ from onstream.evaluate.classes import ClassAccuracy, ClassLogLoss, narrow
 from onstream.evaluate.log_loss import LogLoss
 from onstream.evaluate.metric import Metric
 from onstream.evaluate.normalized_entropy import NormalizedEntropy
+from onstream.evaluate.pending import Pending
 from onstream.evaluate.r_squared import RSquared
 from onstream.evaluate.ranking import exact_auc, grouped_auc
 from onstream.evaluate.squared_error import RMSE
 from onstream.evaluate.window import Window
+from onstream.feedback import Policy
 
 __all__ = ["METRIC_NAMES", "LabelReport", "Meter", "Report"]
 
@@ -112,7 +114,9 @@ class Meter:
     Notes
     -----
     Progressive validation: given predictions made before their examples are learned from, each value is an
-    honest estimate on unseen examples, and no example is held back for it. A meter is not safe for use by
+    honest estimate on unseen examples, and no example is held back for it. Where feedback comes late, the prediction
+    that counts is that made when the impression came, once, when its outcome is final; see `Pending`. Where a share of
+    the negatives was kept, metrics are those of the full stream. A meter is not safe for use by
     several threads at once. The same updates give the same bits, and so does going on from a state.
 
     References
@@ -151,7 +155,8 @@ class Meter:
         """
         self._examples += batch.num_rows
         for name, track in self._tracks.items():
-            track.update(predictions[name], batch.labels[name], batch.weights, batch.groups)
+            emission = batch.emissions.get(name)
+            track.update(predictions[name], batch.labels[name], batch.weights, batch.groups, emission)
 
     def report(self) -> Report:
         """Return all values; windowed ones are computed now, in a few milliseconds a label."""
@@ -214,10 +219,25 @@ class _Track:
         self.overall = {name: metric() for name, metric in _METRICS[label.task].items()}
         self.examples = 0
         self.invalid = 0
+        self.pending = _pending(label, self.window.groups)
 
-    def update(self, prediction: Rows, label: Rows, weight: Rows | None, groups: dict[str, Keys]) -> None:
+    def update(
+        self,
+        prediction: Rows,
+        label: Rows,
+        weight: Rows | None,
+        groups: dict[str, Keys],
+        emission: Emission | None = None,
+    ) -> None:
         self._check_shape(prediction, label)
         groups = {name: groups[name] for name in self.window.groups}
+        if self.pending is not None and emission is not None:
+            prediction, label, weight, groups = self.pending.update(
+                prediction, label, weight, groups, emission
+            )
+        elif self.label.kept < 1:
+            count = np.where(label == 0, np.float32(1 / self.label.kept), np.float32(1))
+            weight = count if weight is None else weight * count
         usable = np.isfinite(label) if weight is None else np.isfinite(label) & np.isfinite(weight)
         if not usable.all():
             self.invalid += int(np.count_nonzero(~usable & ~np.isnan(label)))
@@ -264,6 +284,8 @@ class _Track:
         for name, metric in self.overall.items():
             _put(state, f"overall/{name}", metric.state())
         _put(state, "window", self.window.state())
+        if self.pending is not None:
+            _put(state, "pending", self.pending.state())
         return state
 
     def load(self, state: State) -> None:
@@ -272,6 +294,8 @@ class _Track:
         for name, metric in self.overall.items():
             metric.load(_part(state, f"overall/{name}"))
         self.window.load(_part(state, "window"))
+        if self.pending is not None and "pending" in state.facts:
+            self.pending.load(_part(state, "pending"))
 
     def _check_shape(self, prediction: Rows, label: Rows) -> None:
         name, task, classes = self.label.name, self.label.task, self.label.classes
@@ -290,6 +314,20 @@ class _Track:
                 f"predictions of {self.label.task} label {self.label.name!r} must be probabilities from 0 "
                 f"to 1, got {low if low < 0 else high!r}; predict probabilities, not logits"
             )
+
+
+def _pending(label: Label, groups: tuple[str, ...]) -> Pending | None:
+    """Return what keeps predictions of a label until their outcome is known, None where it comes with them."""
+    policy = label.policy
+    if not isinstance(policy, Policy) or not policy.columns:
+        return None
+    return Pending(
+        policy.window_s + policy.lateness_s,
+        asked=policy.measured_share > 0,
+        closes=policy.corrects == "feedback",
+        groups=groups,
+        share=label.kept,
+    )
 
 
 def _pick(
