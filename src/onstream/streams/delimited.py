@@ -61,7 +61,8 @@ def split_header(line: bytes, dialect: Dialect) -> list[str]:
 def infer_types(text: bytes, names: Sequence[str], dialect: Dialect) -> dict[str, pa.DataType]:
     """Return the types that the values at the beginning of a text suggest.
 
-    A column without values becomes a string. Raises pyarrow.ArrowInvalid if the text cannot be parsed.
+    A column becomes a string if it has no values, or some that are not UTF-8: these are to be rejected, not taken as
+    bytes. Raises pyarrow.ArrowInvalid if the text cannot be parsed.
     """
     table = pa_csv.read_csv(
         pa.BufferReader(text),
@@ -71,7 +72,8 @@ def infer_types(text: bytes, names: Sequence[str], dialect: Dialect) -> dict[str
         parse_options=dialect.parse_options(lambda row: "skip"),
         convert_options=dialect.convert_options({}),
     )
-    return {f.name: pa.string() if pa.types.is_null(f.type) else f.type for f in table.schema}
+    as_string = (pa.types.is_null, pa.types.is_binary)
+    return {f.name: pa.string() if any(test(f.type) for test in as_string) else f.type for f in table.schema}
 
 
 @dataclass

@@ -6,7 +6,7 @@ import copy
 import functools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, get_args
@@ -21,6 +21,7 @@ from onstream.streams.delimited import DelimitedParser, Dialect
 from onstream.streams.json_lines import JsonLinesParser
 from onstream.streams.listing import FileFormat, Paths, SourceFile, is_text, list_files
 from onstream.streams.pace import SYSTEM_CLOCK, Clock, EventPace, Rate, check_rate, pace
+from onstream.streams.schemas import SchemaLike, as_schema
 from onstream.streams.text import DAMAGED_TEXT, Bytes, LineParser, PackedBytes, PlainBytes, read_lines
 from onstream.streams.text_head import Head, read_head
 
@@ -109,7 +110,7 @@ class Files:
         path: Paths,
         *,
         format: FileFormat | None = None,
-        schema: pa.Schema | Mapping[str, str | pa.DataType] | None = None,
+        schema: SchemaLike | None = None,
         columns: Sequence[str] | None = None,
         column_names: Sequence[str] | None = None,
         delimiter: str | None = None,
@@ -131,7 +132,7 @@ class Files:
         facts = {
             "path": path if isinstance(path, str | os.PathLike) else tuple(path),
             "format": format,
-            "types": _as_schema(schema),
+            "types": as_schema(schema or {}),
             "columns": None if columns is None else tuple(columns),
             "column_names": None if column_names is None else tuple(column_names),
             "delimiter": delimiter,
@@ -342,18 +343,3 @@ def _opened(file: SourceFile) -> Iterator[Bytes]:
         raise StreamError(f"cannot open {str(file.path)!r}: {error}") from error
     with closing(source):
         yield source
-
-
-def _as_schema(schema: pa.Schema | Mapping[str, str | pa.DataType] | None) -> pa.Schema:
-    """Return given types as a schema."""
-    if isinstance(schema, pa.Schema):
-        return schema
-    fields = []
-    for name, given in (schema or {}).items():
-        try:
-            fields.append((name, pa.type_for_alias(given) if isinstance(given, str) else given))
-        except ValueError as error:
-            raise JobError(
-                f"schema: the type {given!r} of column {name!r} is not known to pyarrow"
-            ) from error
-    return pa.schema(fields)

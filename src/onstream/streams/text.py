@@ -38,7 +38,7 @@ _NEWLINE, _RETURN = 10, 13
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Lines of a block that are not blank: line `i` is ``data[starts[i]:ends[i]]``, with its line end.
+    """Lines of a block: line `i` is ``data[starts[i]:ends[i]]``, with its line end.
 
     Attributes
     ----------
@@ -55,6 +55,16 @@ class Lines:
         """Return the number of lines."""
         return len(self.starts)
 
+    def filled(self) -> Lines:
+        """Return the lines that hold more than a line end."""
+        short = np.flatnonzero(self.ends - self.starts <= 2)
+        if not len(short):
+            return self
+        data = np.frombuffer(self.data, np.uint8)
+        first, last = data[self.starts[short]], data[self.ends[short] - 1]
+        blank = short[np.isin(first, (_NEWLINE, _RETURN)) & np.isin(last, (_NEWLINE, _RETURN))]
+        return Lines(self.data, np.delete(self.starts, blank), np.delete(self.ends, blank))
+
     def whole(self) -> pa.Buffer:
         """Return all lines and the blank ones between them, without copying."""
         first = int(self.starts[0])
@@ -70,7 +80,7 @@ class Lines:
 
 
 class LineParser(Protocol):
-    """How the lines of one file become rows. Every line is either one row or one reject."""
+    """How lines that are not blank become rows. Every line is either one row or one reject."""
 
     schema: pa.Schema
 
@@ -238,7 +248,7 @@ def _chunk(
 ) -> Chunk:
     """Parse some lines of a block that begins at byte `offset`."""
     after = offset + int(ends[-1])
-    filled = _without_blank(data, starts, ends)
+    filled = Lines(data, starts, ends).filled()
     if not len(filled):
         return skip_to(partition, after, (), parser.schema)
     batch, bad = parser.parse(filled)
@@ -251,15 +261,6 @@ def _chunk(
             rejects.append(Reject(partition, offset + int(filled.starts[i]), reason, value))
     assert len(row_ends) == batch.num_rows
     return Chunk(batch, partition, after, row_ends + offset, tuple(rejects))
-
-
-def _without_blank(data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Lines:
-    """Return the lines that hold more than a line end."""
-    short = np.flatnonzero(ends - starts <= 2)
-    blank = [i for i in short.tolist() if not data[starts[i] : ends[i]].strip(b"\r\n")]
-    if blank:
-        starts, ends = np.delete(starts, blank), np.delete(ends, blank)
-    return Lines(data, starts, ends)
 
 
 def _line_end(source: Bytes, position: int, stop: threading.Event) -> tuple[int, bool] | None:

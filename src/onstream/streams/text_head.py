@@ -46,15 +46,12 @@ class Head:
         """Return the types that the first rows suggest. Raises StreamError if they cannot be parsed."""
         if self.dialect is None:
             return json_objects.infer_types(self.sample.split(b"\n"))
-        # Text that is not UTF-8 seems to be binary; its rows are to be rejected, not taken as bytes.
-        as_string = (pa.types.is_null, pa.types.is_binary)
         try:
-            types = delimited.infer_types(self.sample, self.names, self.dialect)
+            return delimited.infer_types(self.sample, self.names, self.dialect)
         except pa.ArrowInvalid as error:
             raise StreamError(
                 f"the columns of {str(self.path)!r} cannot be inferred: {error}; give schema="
             ) from error
-        return {n: pa.string() if any(test(t) for test in as_string) else t for n, t in types.items()}
 
 
 def read_head(

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
-from onstream.errors import JobError
-
-__all__ = ["NO_COLUMNS", "Inference", "SchemaLike", "as_schema", "selected"]
-
-SchemaLike: TypeAlias = pa.Schema | Mapping[str, str | pa.DataType]
+__all__ = ["Inference", "selected"]
 
 T = TypeVar("T")
-
-NO_COLUMNS = pa.schema([])
 
 
 class Inference:
@@ -51,24 +45,6 @@ class Inference:
         if made is None:
             made = self._made.setdefault(key, make())
         return cast(T, made)
-
-
-def as_schema(given: SchemaLike) -> pa.Schema:
-    """Return given types as a schema. Raises JobError for none, one that is not known, or a column given twice."""
-    if not len(given):
-        raise JobError("schema: give at least one column")
-    if isinstance(given, pa.Schema):
-        twice = sorted({name for name in given.names if given.names.count(name) > 1})
-        if twice:
-            raise JobError(f"schema: column {twice[0]!r} is given twice")
-        return given
-    fields = []
-    for name, kind in given.items():
-        try:
-            fields.append((name, pa.type_for_alias(kind) if isinstance(kind, str) else kind))
-        except ValueError as error:
-            raise JobError(f"schema: the type {kind!r} of column {name!r} is not known to pyarrow") from error
-    return pa.schema(fields)
 
 
 def selected(schema: pa.Schema, columns: tuple[str, ...] | None, *, add: bool = False) -> pa.Schema:

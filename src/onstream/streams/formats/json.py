@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from onstream.streams.chunks import NO_COLUMNS
 from onstream.streams.formats.format import (
     MAX_MESSAGE_BYTES,
     Decoded,
@@ -18,8 +19,9 @@ from onstream.streams.formats.format import (
     screen,
     shortened,
 )
-from onstream.streams.formats.inference import NO_COLUMNS, Inference, SchemaLike, as_schema, selected
+from onstream.streams.formats.inference import Inference, selected
 from onstream.streams.json_objects import MAX_DEPTH, JsonObjects, infer_types
+from onstream.streams.schemas import SchemaLike, as_schema
 
 __all__ = ["Json"]
 
@@ -78,6 +80,7 @@ class Json:
         check_limits(max_message_bytes=max_message_bytes, max_depth=max_depth)
         types = None if schema is None else as_schema(schema)
         if types is not None:
+            # Refuses types that cannot be read from JSON.
             JsonObjects(types, max_depth)
         facts = {
             "types": types,
