@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -27,7 +27,9 @@ from onstream.tables import Adagrad, Chance, Constant, Expire, Normal, RowOptimi
 from onstream.trainer import Gate, Guard, Observer, Settings, Summary, Trainer
 from onstream.trainer.signals import stopped_by_signals
 
-__all__ = ["Check", "Job", "load_job"]
+__all__ = ["Check", "Job", "load_job", "load_one"]
+
+_Kind = TypeVar("_Kind")
 
 # What may rule the rows of a feature, and an example of it.
 _POLICIES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -246,7 +248,9 @@ class Job(Settings):
         with TemporaryDirectory() as folder:
             chunks = _placed(stream, Path(folder)).read({}, max_rows=max(num_rows, 1), stop=stop)
             with Ahead(chunks, depth=1, stop=stop) as ahead:
-                while isinstance(chunk := ahead.take(self.pace("max_wait_s") if stream.live else None), Chunk):
+                while isinstance(
+                    chunk := ahead.take(self.pace("max_wait_s") if stream.live else None), Chunk
+                ):
                     yield chunk
 
 
@@ -258,9 +262,29 @@ def load_job(path: str | Path) -> Job:
     JobError
         If the file cannot be read, fails, or makes no job or several; the message names file and line.
     """
+    return load_one(path, Job, f"`onstream init {path}` writes one")
+
+
+def load_one(path: str | Path, kind: type[_Kind], hint: str) -> _Kind:
+    """Run a file and return the one object of a kind, such as `Job`, that it makes.
+
+    Parameters
+    ----------
+    path : path
+    kind : type
+    hint : str
+        Where such a file comes from, for the error if there is none.
+
+    Raises
+    ------
+    JobError
+        If the file cannot be read, fails, or makes none or several; the message names file and line.
+    """
     path = Path(path)
+    name = kind.__name__
+    word = name.lower()
     if not path.is_file():
-        raise JobError(f"there is no job file {str(path)!r}; `onstream init {path}` writes one")
+        raise JobError(f"there is no {word} file {str(path)!r}; {hint}")
     # A job file may import its neighbours, as a script may.
     sys.path.insert(0, str(path.parent.resolve()))
     try:
@@ -271,11 +295,14 @@ def load_job(path: str | Path) -> Job:
         raise JobError(f"{_where(path, error)}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
-    jobs = {id(value): value for value in made.values() if isinstance(value, Job)}
-    if len(jobs) != 1:
-        found = "no Job" if not jobs else f"{len(jobs)} Jobs"
-        raise JobError(f"{path}: a job file makes one Job, as in `job = Job(...)`; this one makes {found}")
-    return next(iter(jobs.values()))
+    found = {id(value): value for value in made.values() if isinstance(value, kind)}
+    if len(found) != 1:
+        several = f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
+        told = f"{len(found)} {several}" if found else f"no {name}"
+        raise JobError(
+            f"{path}: a {word} file makes one {name}, as in `{word} = {name}(...)`; this one makes {told}"
+        )
+    return next(iter(found.values()))
 
 
 def _where(path: Path, error: BaseException) -> str:
