@@ -87,6 +87,8 @@ def _command(job: Job, name: str | None, options: Sequence[str]) -> list[str]:
     return [
         *(sys.executable, "-m", "onstream", "serve", f"{name}={job.directory}"),
         *logs,
+        # Whoever lets the trainer unpickle trusts the same directory here.
+        *(["--allow-pickle"] if getattr(job.learner, "allow_pickle", False) else []),
         "--beside",
         *options,
     ]

@@ -133,6 +133,13 @@ def serve(
     retention_s: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Drop them once they are so old.")
     ] = None,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            help="Serve pickled models too: who writes the checkpoints may run any code here.",
+        ),
+    ] = False,
     beside: Annotated[
         bool,
         typer.Option(
@@ -176,6 +183,7 @@ def serve(
             record=record,
             # Examples go to the model of their log's name.
             examples=logs.get(model),
+            allow_pickle=allow_pickle,
         )
         for model, directory in directories.items()
     }

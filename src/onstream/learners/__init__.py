@@ -2,6 +2,7 @@
 
 from onstream.learners.exported import ExportedNetwork
 from onstream.learners.inputs import Inputs
+from onstream.learners.river import River
 from onstream.learners.torch import Torch
 
-__all__ = ["ExportedNetwork", "Inputs", "Torch"]
+__all__ = ["ExportedNetwork", "Inputs", "River", "Torch"]

@@ -10,19 +10,25 @@ from typing import Protocol
 from onstream.contracts import Batch, Layout, Predictions, Rows, State
 from onstream.errors import CheckpointError
 
-__all__ = ["ENTRY_POINTS", "PREDICTORS", "WEIGHTS", "Predictor", "open_predictor", "weights_of"]
+__all__ = ["ENTRY_POINTS", "PICKLED", "PREDICTORS", "WEIGHTS", "Predictor", "open_predictor", "weights_of"]
 
 WEIGHTS = "network/"
 """Arrays of a learner's state whose names begin so are what its predictor needs of each version."""
 
 PREDICTORS = {
     "torch": "onstream.learners.exported:ExportedNetwork",
+    "river": "onstream.learners.river_predictor:RiverPredictor",
 }
 """By the "kind" among the facts of what a learner exports: where the class is that predicts from it.
 
 It is imported when a checkpoint asks for it, so it may need an optional library, and is called with the exported
 `State` and the `Layout`.
 """
+
+PICKLED = {
+    "river-pickle": "onstream.learners.river_predictor:PickledRiverPredictor",
+}
+"""Kinds that unpickle what a checkpoint holds, which then runs whatever code it says; opened only where allowed."""
 
 ENTRY_POINTS = "onstream.predictors"
 """Group of entry points by which an installed package adds kinds of its own."""
@@ -52,13 +58,21 @@ class Predictor(Protocol):
         """Return what the learner would predict; `rows` are those that the tables gave for the batch's keys."""
 
 
-def open_predictor(exported: State, layout: Layout) -> Predictor:
+def open_predictor(exported: State, layout: Layout, *, allow_pickle: bool = False) -> Predictor:
     """Return what predicts from the state that a learner's `export` gave; it has no weights before its `load`.
+
+    Parameters
+    ----------
+    exported : State
+    layout : Layout
+    allow_pickle : bool
+        Open also what is pickled, and so runs whatever code the checkpoint says. Only for checkpoints of people
+        whom you would let run code here.
 
     Raises
     ------
     CheckpointError
-        If there is nothing for its kind, or the state is not what the kind says.
+        If there is nothing for its kind, the state is not what the kind says, or it is pickled and must not be.
     MissingExtraError
         If its library is not installed.
 
@@ -68,6 +82,11 @@ def open_predictor(exported: State, layout: Layout) -> Predictor:
     """
     # States written before there were kinds are PyTorch's.
     kind = exported.facts.get("kind", "torch") if isinstance(exported.facts, dict) else None
+    if kind in PICKLED and not allow_pickle:
+        raise CheckpointError(
+            f"the exported model is of the kind {kind!r}: opening it runs whatever code the checkpoint says; if you "
+            f"trust those who wrote it, allow it by `onstream serve --allow-pickle`"
+        )
     return _find(kind)(exported, layout)
 
 
@@ -82,7 +101,7 @@ def _find(kind: object) -> Callable[[State, Layout], Predictor]:
     if isinstance(kind, str):
         for entry in entry_points(group=ENTRY_POINTS, name=kind):
             found = entry.load()
-        if place := PREDICTORS.get(kind):
+        if place := {**PREDICTORS, **PICKLED}.get(kind):
             module, _, name = place.partition(":")
             found = getattr(import_module(module), name)
     if found is not None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from onstream.checkpoints import CheckpointLog, LocalStore
 from onstream.contracts import Store
@@ -71,6 +72,8 @@ class Replica:
         Of the tables; by default one per processor, at most 16.
     report : callable, optional
         Receives a sentence for each version that cannot be loaded. By default they are logged as warnings.
+    allow_pickle : bool
+        Load also models that are pickled: whoever writes the checkpoints may then run any code here.
 
     Notes
     -----
@@ -95,16 +98,17 @@ class Replica:
         tag: str | None = None,
         threads: int | None = None,
         report: Callable[[str], None] | None = None,
+        allow_pickle: bool = False,
     ) -> None:
         self._store = LocalStore(store) if isinstance(store, str | os.PathLike) else store
         self._log = CheckpointLog(self._store)
         self._tag = tag
         self._report = report or _log.warning
-        self._threads = threads
+        self._empty = partial(Copy, threads, allow_pickle=allow_pickle)
         # Guards which copy answers, and who reads it. It is held for moments only.
         self._turn = threading.Lock()
         self._front: Copy | None = None
-        self._back: Copy | None = Copy(threads)
+        self._back: Copy | None = self._empty()
         self._swapped_s: float | None = None
         self._trouble: str | None = None
         # One poll at a time.
@@ -251,7 +255,7 @@ class Replica:
         with self._turn:
             if self._back is not copy:
                 return False
-            self._front, self._back = copy, self._front or Copy(self._threads)
+            self._front, self._back = copy, self._front or self._empty()
             self._swapped_s = time.time()
         self._trouble = self._told = None
         return True

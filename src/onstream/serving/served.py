@@ -227,7 +227,13 @@ class _Branch:
         self._metrics = metrics
         self._examples = settings.examples
         self._known: int | None = None
-        self.replica = _Followed(settings.directory, tag=which, report=self._failed, swapped=self._swapped)
+        self.replica = _Followed(
+            settings.directory,
+            tag=which,
+            report=self._failed,
+            swapped=self._swapped,
+            allow_pickle=settings.allow_pickle,
+        )
         self._stop = threading.Event()
         self._died: str | None = None
         self.batcher = Batcher(
@@ -322,8 +328,9 @@ class _Followed(Replica):
         tag: str | None,
         report: Callable[[str], None],
         swapped: Callable[[], None],
+        allow_pickle: bool,
     ) -> None:
-        super().__init__(directory, tag=tag, report=report)
+        super().__init__(directory, tag=tag, report=report, allow_pickle=allow_pickle)
         self._tell_swapped = swapped
 
     def poll(self) -> bool:

@@ -85,6 +85,8 @@ class ModelSettings:
     examples : Log, optional
         The embedded log that it learns from: freshness is then counted from the arrival of examples there, and
         not from the moment at which a version was cut.
+    allow_pickle : bool
+        Serve also models that are pickled: whoever writes the checkpoints may then run any code here.
     """
 
     directory: str | Path
@@ -99,6 +101,7 @@ class ModelSettings:
     threads: int | None = None
     record: str | Path | None = None
     examples: Log | None = None
+    allow_pickle: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -93,7 +93,6 @@ class Version:
             raise RequestError(_told(batch.rejects, several=len(batches) > 1))
         return self._network.predict(batch, self._tables.pull(batch.keys, now=self._now, learn=False))
 
-
     def score(self, rows: pa.RecordBatch) -> tuple[Predictions, Sequence[Reject]]:
         """Predict the rows that can be read, in their order.
 
@@ -125,12 +124,15 @@ class Copy:
     ----------
     threads : int, optional
         Of the tables.
+    allow_pickle : bool
+        Load also models that are pickled.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, *, allow_pickle: bool = False) -> None:
         self.readers = 0
         self.version: Version | None = None
         self._threads = threads
+        self._allow_pickle = allow_pickle
         self._manifest: Manifest | None = None
         self._made_for: tuple[Any, int] | None = None
         self._features: Features
@@ -210,7 +212,8 @@ class Copy:
             )
         if before is not None and before.states.get("network") == manifest.states["network"]:
             return self._network
-        return open_predictor(log.states(manifest, "network"), self._features.layout)
+        exported = log.states(manifest, "network")
+        return open_predictor(exported, self._features.layout, allow_pickle=self._allow_pickle)
 
 
 def _job_facts(manifest: Manifest) -> tuple[Any, int, int]:
