@@ -49,7 +49,7 @@ from onstream.features.slots import (
     TimeSlot,
     WeightSlot,
 )
-from onstream.feedback import Feedback
+from onstream.feedback import Labelling
 
 __all__ = ["Features", "Place"]
 
@@ -109,7 +109,7 @@ class Features:
         The job's "optimizer", "initial", "admission" and "expiry", for features that name none.
     plain : bool
         Give the values themselves, as `Batch.columns`, and have no tables.
-    feedback : Feedback, optional
+    labelling : Labelling, optional
         How the labels of the stream come about. It decides what is learned from, and is no part of `describe`:
         whoever predicts needs none of it.
 
@@ -152,9 +152,9 @@ class Features:
         *,
         defaults: Mapping[str, RowPolicy | None] | None = None,
         plain: bool = False,
-        feedback: Feedback | None = None,
+        labelling: Labelling | None = None,
     ) -> None:
-        feedback = feedback or Feedback()
+        labelling = labelling or Labelling()
         self._declarations = tuple(declarations)
         self._defaults = dict(defaults or {})
         self._plain = plain
@@ -164,13 +164,13 @@ class Features:
         fields, tables = lay_out(features, self._defaults, plain=plain)
         self.layout = Layout(
             fields=fields,
-            labels=tuple(_label(x, feedback) for x in labels),
+            labels=tuple(_label(x, labelling) for x in labels),
             tables=tables,
             weighted=any(isinstance(d, Weight) for d in self._declarations),
         )
-        late = [x for x in labels if (policy := feedback.policies.get(x.source)) and policy.columns]
+        late = [x for x in labels if (policy := labelling.policies.get(x.source)) and policy.columns]
         emission = [
-            slot for x in late for slot in emission_slots(x.source, x.name, feedback.key, required=x.required)
+            slot for x in late for slot in emission_slots(x.source, x.name, labelling.key, required=x.required)
         ]
         self._late = tuple(x.name for x in late)
         sources = [d.source for d in self._declarations] + [slot.column for slot in emission]
@@ -516,15 +516,15 @@ def _check(declarations: Sequence[Declaration], defaults: Mapping[str, RowPolicy
         raise JobError("there is no feature to learn from; declare one, such as Id('user')")
 
 
-def _label(label: Label, feedback: Feedback) -> contracts.Label:
+def _label(label: Label, labelling: Labelling) -> contracts.Label:
     """Return a label as the layout has it."""
-    kept = feedback.negatives_kept.get(label.source, 1.0)
+    kept = labelling.negatives_kept.get(label.source, 1.0)
     if kept < 1 and (label.task != "binary" or label.threshold is not None):
         raise JobError(
             f"label {label.name!r}: negatives can be left out only where the column holds 0 and 1; this is "
             f"{label.task}{'' if label.threshold is None else ' with a threshold'}"
         )
-    policy = feedback.policies.get(label.source)
+    policy = labelling.policies.get(label.source)
     return contracts.Label(label.name, label.task, label.classes or 0, policy, kept)
 
 

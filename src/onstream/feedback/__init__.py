@@ -3,6 +3,7 @@
 from onstream.feedback.choosing import chosen
 from onstream.feedback.columns import elapsed_column, phase_column, time_column
 from onstream.feedback.durations import seconds
+from onstream.feedback.labelling import Labelling, labelling_of
 from onstream.feedback.policies import (
     DelayedFeedback,
     ElapsedTimeSampling,
@@ -12,19 +13,18 @@ from onstream.feedback.policies import (
     Wait,
     policy_of,
 )
-from onstream.feedback.streams import Feedback, feedback_of
 
 __all__ = [
     "DelayedFeedback",
     "ElapsedTimeSampling",
     "FakeNegativeCalibrated",
     "FakeNegativeWeighted",
-    "Feedback",
+    "Labelling",
     "Policy",
     "Wait",
     "chosen",
     "elapsed_column",
-    "feedback_of",
+    "labelling_of",
     "phase_column",
     "policy_of",
     "seconds",

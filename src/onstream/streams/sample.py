@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from onstream.contracts import Chunk, Keeping, Positions, State, Stateful, Stream
 from onstream.errors import ColumnError, JobError
-from onstream.feedback import Policy, chosen, feedback_of
+from onstream.feedback import Policy, chosen, labelling_of
 from onstream.streams.chunks import row_ends
 
 __all__ = ["Sample"]
@@ -74,7 +74,7 @@ class Sample:
         number = isinstance(negatives, int | float) and not isinstance(negatives, bool)
         if not number or not 0 < negatives <= 1:
             raise JobError(f"Sample: negatives must be a share above 0 and up to 1, got {negatives!r}")
-        inner = feedback_of(stream)
+        inner = labelling_of(stream)
         if label in inner.negatives_kept:
             raise JobError(f"Sample: negatives of {label!r} are left out already; say it once")
         self.stream = stream

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from onstream.contracts import Stream
 from onstream.feedback.policies import Policy
 
-__all__ = ["Feedback", "feedback_of"]
+__all__ = ["Labelling", "labelling_of"]
 
 
 @dataclass(frozen=True)
-class Feedback:
+class Labelling:
     """How the labels of a stream come about.
 
     Attributes
@@ -30,9 +30,9 @@ class Feedback:
     key: str = ""
 
 
-def feedback_of(stream: Stream) -> Feedback:
+def labelling_of(stream: Stream) -> Labelling:
     """Return what a stream says of its labels, by those of `policies`, `negatives_kept` and `key` that it has."""
-    return Feedback(
+    return Labelling(
         policies=dict(getattr(stream, "policies", {})),
         negatives_kept=dict(getattr(stream, "negatives_kept", {})),
         key=str(getattr(stream, "key", "")),
