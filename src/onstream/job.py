@@ -21,7 +21,7 @@ from onstream.contracts import Chunk, Layout, Learner, Reject, RowPolicy, Stream
 from onstream.errors import JobError, OnstreamError
 from onstream.evaluate import Prometheus, Sink, TensorBoard
 from onstream.features import Declaration, Features
-from onstream.feedback import Policy, feedback_of
+from onstream.feedback import Policy, labelling_of
 from onstream.streams import Ahead
 from onstream.tables import Adagrad, Chance, Constant, Expire, Normal, RowOptimizer, SeenTimes, Uniform
 from onstream.trainer import Gate, Guard, Observer, Settings, Summary, Trainer
@@ -142,7 +142,7 @@ class Job(Settings):
         }
         # A learner of plain values sees the columns as they are.
         plain = bool(getattr(self.learner, "reads_columns", False))
-        features = Features(self.features, defaults=policies, plain=plain, feedback=feedback_of(self.stream))
+        features = Features(self.features, defaults=policies, plain=plain, labelling=labelling_of(self.stream))
         _check_late(features.layout, self.learner)
         expiring = [spec.name for spec in features.layout.tables if spec.policy.get("expiry")]
         if expiring and not features.timed:
