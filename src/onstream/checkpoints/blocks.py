@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from onstream.flatbuffers import field_at, follow, vector_at
+
 __all__ = ["is_plain"]
 
 # "ARROW1" and before it the length of the footer.
@@ -40,8 +42,7 @@ def is_plain(data: pa.Buffer) -> bool:
 
     References
     ----------
-    https://arrow.apache.org/docs/format/Columnar.html, "Serialization and Interprocess Communication";
-    https://flatbuffers.dev/internals, "Tables".
+    https://arrow.apache.org/docs/format/Columnar.html, "Serialization and Interprocess Communication".
     """
     try:
         return _is_plain(memoryview(data))
@@ -52,38 +53,21 @@ def is_plain(data: pa.Buffer) -> bool:
 def _is_plain(data: memoryview) -> bool:
     (size,) = struct.unpack_from("<i", data, len(data) - _TAIL_BYTES)
     footer = data[len(data) - _TAIL_BYTES - size : len(data) - _TAIL_BYTES]
-    root = _follow(footer, 0)
+    root = follow(footer, 0)
     if any(True for _ in _offsets(footer, root, _FOOTER_DICTIONARIES)):
         return False
     for offset in _offsets(footer, root, _FOOTER_BATCHES):
         if not 0 <= offset < len(data):
             raise ValueError(f"its footer points to byte {offset}, it has {len(data)}")
         message = data[offset + (8 if bytes(data[offset : offset + 4]) == _CONTINUATION else 4) :]
-        header = _field(message, _follow(message, 0), _MESSAGE_HEADER)
-        if header is None or _field(message, _follow(message, header), _BATCH_COMPRESSION) is not None:
+        header = field_at(message, follow(message, 0), _MESSAGE_HEADER)
+        if header is None or field_at(message, follow(message, header), _BATCH_COMPRESSION) is not None:
             return False
     return True
 
 
 def _offsets(data: memoryview, table: int, place: int) -> Iterator[int]:
     """Yield where each of a footer's blocks begins in the file."""
-    field = _field(data, table, place)
-    if field is not None:
-        vector = _follow(data, field)
-        (count,) = struct.unpack_from("<I", data, vector)
-        for i in range(count):
-            yield struct.unpack_from("<q", data, vector + 4 + i * _BLOCK_BYTES)[0]
-
-
-def _field(data: memoryview, table: int, place: int) -> int | None:
-    """Return where a field of a table lies, None if it is not there."""
-    vtable = table - struct.unpack_from("<i", data, table)[0]
-    (size,) = struct.unpack_from("<H", data, vtable)
-    at = 4 + 2 * place
-    offset = struct.unpack_from("<H", data, vtable + at)[0] if at + 2 <= size else 0
-    return table + offset if offset else None
-
-
-def _follow(data: memoryview, at: int) -> int:
-    """Return where the offset that lies at a place points to."""
-    return at + int(struct.unpack_from("<I", data, at)[0])
+    first, count = vector_at(data, table, place)
+    for i in range(count):
+        yield struct.unpack_from("<q", data, first + i * _BLOCK_BYTES)[0]

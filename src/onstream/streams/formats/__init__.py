@@ -1,6 +1,7 @@
 """Formats: how the messages of a stream become rows."""
 
+from onstream.streams.formats.csv import Csv
 from onstream.streams.formats.format import Decoded, Format, Undecodable
 from onstream.streams.formats.json import Json
 
-__all__ = ["Decoded", "Format", "Json", "Undecodable"]
+__all__ = ["Csv", "Decoded", "Format", "Json", "Undecodable"]
