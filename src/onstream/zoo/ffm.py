@@ -32,9 +32,8 @@ class FFM(nn.Module):
     def forward(self, x: Inputs) -> Tensor:
         """Return logits (rows,)."""
         rows = x.stack()
-        v = rows.unflatten(
-            2, (rows.shape[1], -1)
-        )  # (rows, features, features, vector): of an id, for a feature
+        # An id's vector for each feature: (rows, features, features, vector).
+        v = rows.view(*rows.shape[:2], rows.shape[1], -1)
         own, weight = torch.eye(rows.shape[1]).unsqueeze(2) > 0, torch.eye(1, v.shape[3])
         # The derivative of all pairs by v is what each vector meets, so one product gives values and gradients.
         met = torch.where(own, weight, v.detach().transpose(1, 2))
