@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     )
     from onstream.job import Job, load_job
     from onstream.learners import Inputs, River, Torch
-    from onstream.streams import Cache, EventPace, Files, Log, Sample
+    from onstream.streams import Cache, EventPace, Files, Kafka, Log, Sample
     from onstream.tables import (
         FTRL,
         SGD,
@@ -55,6 +55,7 @@ __all__ = [
     "IdList",
     "Inputs",
     "Job",
+    "Kafka",
     "Label",
     "Log",
     "Normal",

@@ -246,7 +246,10 @@ class Job(Settings):
         stop = threading.Event()
         # Not in the job's directory: what a stream keeps there belongs to its checkpoints.
         with TemporaryDirectory() as folder:
-            chunks = _placed(stream, Path(folder)).read({}, max_rows=max(num_rows, 1), stop=stop)
+            # A look at a stream is nothing that others who share it should hear of.
+            peek = getattr(stream, "peek", None)
+            seen = _placed(stream if peek is None else peek(), Path(folder))
+            chunks = seen.read({}, max_rows=max(num_rows, 1), stop=stop)
             with Ahead(chunks, depth=1, stop=stop) as ahead:
                 while isinstance(
                     chunk := ahead.take(self.pace("max_wait_s") if stream.live else None), Chunk

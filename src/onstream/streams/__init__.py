@@ -5,6 +5,7 @@ from onstream.streams.cache import Cache
 from onstream.streams.cut import Cut, Place, cut
 from onstream.streams.dead_letters import DeadLetters
 from onstream.streams.files import Files
+from onstream.streams.kafka import Kafka
 from onstream.streams.log import Answered, Appended, Log
 from onstream.streams.log_answers import prediction_columns
 from onstream.streams.pace import EventPace
@@ -20,6 +21,7 @@ __all__ = [
     "DeadLetters",
     "EventPace",
     "Files",
+    "Kafka",
     "Log",
     "Place",
     "RejectShare",

@@ -1,0 +1,489 @@
+"""The thread that polls: it fetches, takes partitions and gives them up, commits, and waits for brokers."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from onstream.contracts import Positions
+from onstream.errors import StreamError
+from onstream.streams.kafka.client import name_of, new_consumer, place_of, topic_partition
+from onstream.streams.kafka.fetched import Ended, Fetched
+from onstream.streams.kafka.handover import Handover
+from onstream.streams.kafka.offsets import Begin, begin_at, lost
+from onstream.streams.kafka.patience import Patience
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError, Message, TopicPartition
+
+    from onstream.streams.kafka.stream import Kafka
+
+__all__ = ["Poller"]
+
+T = TypeVar("T")
+
+_POLL_S = 0.1
+_CALL_S = 2.0
+_JOIN_S = 15.0
+
+# A learner that takes nothing for this long has its partitions paused. Pausing drops what librdkafka has fetched
+# ahead, so a learner that is only slower than the broker must not cause it.
+_STALL_S = 1.0
+
+# Told of once; librdkafka itself mends them by trying again, or they are told of in another way.
+_PASSING = ("_TRANSPORT", "_RESOLVE", "_TIMED_OUT", "_MSG_TIMED_OUT", "_TIMED_OUT_QUEUE", "_NOENT", "_STATE")
+
+
+class Poller:
+    """Fetch messages of a stream's partitions into a queue, in a thread of its own, however long learning takes.
+
+    Parameters
+    ----------
+    stream : Kafka
+        The settings.
+    positions : Positions
+        Where to read on.
+    fetched : Fetched
+    handover : Handover
+    note : callable
+        Receives sentences for the user.
+
+    Raises
+    ------
+    JobError, MissingExtraError
+        As `new_consumer` says.
+    """
+
+    def __init__(
+        self,
+        stream: Kafka,
+        positions: Positions,
+        fetched: Fetched,
+        handover: Handover,
+        note: Callable[[str], None],
+    ) -> None:
+        self._stream = stream
+        self._known = {name: at for name, at in positions.items() if "#" not in name}
+        self._fetched = fetched
+        self._handover = handover
+        self._note = note
+        self._patience = Patience(stream.servers, stream.patience_s, note)
+        self._failure: BaseException | None = None
+        self._closing = threading.Event()
+        self._idle = threading.Event()
+        self._own: set[str] = set()
+        self._held: frozenset[str] = frozenset()
+        self._paused: frozenset[str] = frozenset()
+        self._stalled = False
+        self._committed: Positions = {}
+        self._commit_failed = False
+        self._look_at = 0.0
+        self._lock = threading.Lock()
+        self._closed = False
+        self._ends: dict[str, int] = {}
+        self.settled = False
+        self._consumer = new_consumer(
+            stream.servers,
+            stream.group,
+            stream.config,
+            {
+                "isolation.level": stream.isolation,
+                "error_cb": self._heard,
+                "on_commit": self._heard_of_commit,
+                # Half a second is long for a message that could be learned now.
+                "fetch.wait.max.ms": 100,
+                "topic.metadata.refresh.interval.ms": 60_000,
+            },
+        )
+        every_ms = stream.config.get("topic.metadata.refresh.interval.ms", 60_000)
+        self._look_every_s = float(every_ms) / 1000 if float(every_ms) > 0 else float("inf")
+        self._thread = threading.Thread(target=self._run, name="onstream-kafka", daemon=True)
+        self._thread.start()
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The partitions that are read."""
+        return frozenset(self._own)
+
+    def hold(self, partitions: Collection[str]) -> None:
+        """Fetch nothing of these partitions, until the next call."""
+        self._fetched.hold(partitions)
+        self._held = frozenset(partitions)
+
+    def end_of(self, partition: str) -> int | None:
+        """Return the offset after the newest message of a partition, as the broker said last; None if it has not."""
+        with self._lock:
+            if not self._closed and partition in self._own:
+                _, end = self._consumer.get_watermark_offsets(topic_partition(partition), cached=True)
+                if end >= 0:
+                    self._ends[partition] = end
+        return self._ends.get(partition)
+
+    def idle(self) -> None:
+        """Fetch no more, but keep the place in the group, so that what was given can be kept and committed."""
+        self._idle.set()
+        self._fetched.close()
+
+    def close(self) -> None:
+        """Commit what is durable, leave the group, and end the thread."""
+        self._handover.release()
+        self._closing.set()
+        self._fetched.close()
+        self._thread.join(_JOIN_S)
+
+    # ---------------------------------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        try:
+            self._begin()
+            while not self._closing.is_set():
+                self._commit_kept(wait=False)
+                self._look_for_partitions()
+                if self._idle.is_set() or not self._fetched.wait_for_room(_STALL_S):
+                    self._stall()
+                else:
+                    self._go_on()
+                    self._fetch(self._fetched.room)
+                self._check()
+        except BaseException as error:
+            self._fetched.fail(error)
+        finally:
+            self._finish()
+
+    def _begin(self) -> None:
+        """Take all partitions, or become a member of the group."""
+        topics = self._patiently(self._topics)
+        if topics is None:
+            return
+        if not self._stream.shared:
+            self._take(topics)
+            self.settled = True
+            return
+        self._consumer.subscribe(
+            list(self._stream.topics),
+            on_assign=self._guarded(self._assigned),
+            on_revoke=self._guarded(self._revoked),
+            on_lost=self._guarded(self._lost),
+        )
+
+    def _fetch(self, room: int) -> None:
+        first = self._consumer.poll(_POLL_S)
+        self._raise_failure()
+        if first is None:
+            if self._patience.tried:
+                self._probe()
+            return
+        messages = [first, *self._consumer.consume(room - 1, 0)] if room > 1 else [first]
+        self._raise_failure()
+        others = [message for message in messages if message.error() is not None]
+        if others:
+            messages = [message for message in messages if message.error() is None]
+        if messages:
+            self._patience.answered()
+            self._fetched.put(messages)
+        for message in others:
+            self._handle(message)
+
+    def _handle(self, message: Message) -> None:
+        """Deal with what comes in the place of a message."""
+        error = message.error()
+        assert error is not None
+        name = error.name()
+        topic, number, offset = message.topic(), message.partition(), message.offset()
+        if topic is not None and number is not None and number >= 0 and offset is not None:
+            partition = name_of(topic, number)
+            if name == "_PARTITION_EOF":
+                self._patience.answered()
+                self._fetched.tell(Ended(partition, offset))
+                return
+            if name in ("_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE"):
+                self._out_of_range(partition, offset)
+                return
+        if name == "_MAX_POLL_EXCEEDED":
+            self._note("Kafka: this process stood still for so long that its group went on without it")
+        elif name not in _PASSING:
+            self._patience.failed(error)
+
+    def _out_of_range(self, partition: str, wanted: int) -> None:
+        """Go on with the oldest message, if the user said so."""
+        ends = self._patiently(
+            lambda: self._consumer.get_watermark_offsets(topic_partition(partition), timeout=_CALL_S)
+        )
+        if ends is None or partition not in self._own:
+            return
+        oldest, newest = ends
+        topic, number = place_of(partition)
+        if wanted > oldest:
+            raise StreamError(
+                f"topic {topic!r}, partition {number}: offset {wanted:,} is to be read next, but the partition ends "
+                f"at {newest:,}: the topic was cut off, or made anew; begin anew in another directory"
+            )
+        reject = lost(partition, wanted, oldest, self._stream.on_loss)
+        self._note(f"topic {topic!r}, partition {number}: {reject.reason}: {reject.value}")
+        self._fetched.tell(Begin(partition, oldest, (reject,)))
+        self._consumer.incremental_unassign([topic_partition(partition)])
+        self._consumer.incremental_assign([topic_partition(partition, oldest)])
+
+    def _stall(self) -> None:
+        """Keep polling while nothing can be taken."""
+        if not self._stalled:
+            self._consumer.pause(self._consumer.assignment())
+            self._stalled = True
+        message = self._consumer.poll(_POLL_S)
+        self._raise_failure()
+        if message is not None:
+            if message.error() is not None:
+                self._handle(message)
+            elif not self._idle.is_set():
+                self._fetched.put([message])
+
+    def _go_on(self) -> None:
+        """Pause what is held, and nothing else."""
+        wanted = self._held & self._own
+        if not self._stalled and wanted == self._paused:
+            return
+        self._consumer.resume([topic_partition(name) for name in self._own - wanted])
+        self._consumer.pause([topic_partition(name) for name in wanted])
+        self._paused, self._stalled = frozenset(wanted), False
+
+    def _probe(self) -> None:
+        """Ask a broker anything, to see whether it answers."""
+        from confluent_kafka import KafkaException
+
+        try:
+            self._consumer.list_topics(timeout=_POLL_S)
+        except KafkaException as error:
+            self._patience.failed(error.args[0])
+        else:
+            self._patience.answered()
+
+    def _check(self) -> None:
+        self._raise_failure()
+        self._patience.check()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    # ------------------------------------------------------------------------------------ partitions
+
+    def _topics(self) -> list[str]:
+        """Return the partitions of the stream that are there now."""
+        from confluent_kafka import KafkaException
+
+        names = self._stream.topics
+        if len(names) == 1 and not names[0].startswith("^"):
+            metadata = self._consumer.list_topics(names[0], timeout=_CALL_S)
+        else:
+            metadata = self._consumer.list_topics(timeout=_CALL_S)
+        found: list[str] = []
+        for wanted in names:
+            is_pattern = wanted.startswith("^")
+            matching = [t for t in metadata.topics if (re.match(wanted, t) if is_pattern else t == wanted)]
+            if not matching and not is_pattern:
+                raise StreamError(self._unknown(wanted, sorted(metadata.topics)))
+            for topic in matching:
+                about = metadata.topics[topic]
+                if about.error is not None:
+                    if about.error.name() in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"):
+                        if self._known_topic(topic):
+                            # Brokers that have just been started may not know their topics yet.
+                            raise KafkaException(about.error)
+                        raise StreamError(self._unknown(wanted, []))
+                    raise KafkaException(about.error)
+                found += [name_of(topic, number) for number in sorted(about.partitions)]
+        chosen = self._stream.partitions
+        if isinstance(chosen, tuple):
+            there = {place_of(name)[1] for name in found}
+            missing = sorted(set(chosen) - there)
+            if missing and found:
+                raise StreamError(
+                    f"{self._stream.topic!r} has no partition {missing[0]}; it has {len(there)} partitions"
+                )
+            found = [name for name in found if place_of(name)[1] in chosen]
+        return list(dict.fromkeys(found))
+
+    def _known_topic(self, topic: str) -> bool:
+        return bool(self._own) or any(place_of(name)[0] == topic for name in self._known)
+
+    def _unknown(self, topic: str, there: Sequence[str]) -> str:
+        others = [name for name in there if not name.startswith("_")]
+        has = f"; there are {', '.join(map(repr, others[:10]))}" if others else ""
+        return f"Kafka at {self._stream.servers!r} has no topic {topic!r}{has}"
+
+    def _look_for_partitions(self) -> None:
+        """Take partitions that are new, now and then; a group does so by itself."""
+        if self._stream.shared or self._idle.is_set() or time.monotonic() < self._look_at:
+            return
+        if self._look_at:
+            found = self._patiently(self._topics) or []
+            new = [name for name in found if name not in self._own]
+            if new:
+                self._take(new)
+        self._look_at = time.monotonic() + self._look_every_s
+
+    def _take(self, partitions: Sequence[str]) -> None:
+        """Read these partitions too, from where they were left or else begin."""
+        if not partitions:
+            return
+        known = dict(self._known)
+        for name in partitions:
+            if (given := self._handover.given(name)) is not None:
+                known[name] = given
+        if self._stream.group is not None:
+            committed = self._patiently(lambda: self._committed_of(partitions))
+            if committed is None:
+                return
+            self._committed |= committed
+            for name, offset in committed.items():
+                before = known.get(name)
+                if before is not None and offset > before:
+                    self._note(
+                        f"group {self._stream.group!r} has gone on from {before:,} to {offset:,} in {name!r}: "
+                        f"another member has learned what lies between"
+                    )
+                known[name] = max(offset, known.get(name, 0))
+        begins = self._patiently(
+            lambda: begin_at(
+                self._consumer, partitions, known, self._stream.start, self._stream.on_loss, _CALL_S
+            )
+        )
+        if begins is None:
+            return
+        for begin in begins:
+            self._handover.begin(begin.partition, begin.offset)
+            self._fetched.tell(begin)
+            self._own.add(begin.partition)
+        self._consumer.incremental_assign([topic_partition(b.partition, b.offset) for b in begins])
+        if self._stalled:
+            self._consumer.pause([topic_partition(b.partition) for b in begins])
+
+    def _give_up(self, partitions: Sequence[str]) -> None:
+        self._own -= set(partitions)
+        self._paused -= set(partitions)
+        self._consumer.incremental_unassign([topic_partition(name) for name in partitions])
+
+    # ------------------------------------------------------------------------------------ the group
+
+    def _assigned(self, partitions: list[str]) -> None:
+        self._take(partitions)
+        self.settled = True
+
+    def _revoked(self, partitions: list[str]) -> None:
+        """Give partitions up once all that was given of them is durable and committed."""
+        limit_s = self._stream.patience_s
+        decoded = self._fetched.drop(partitions, limit_s)
+        behind = self._handover.wait(partitions, limit_s if decoded else 0.0)
+        for name, offsets in behind.items():
+            self._note(
+                f"{name!r} was given up before {offsets:,} of its offsets were kept: others learn them too"
+            )
+        self._commit_kept(wait=True, only=partitions)
+        self._give_up(partitions)
+
+    def _lost(self, partitions: list[str]) -> None:
+        """Forget partitions that the group has taken away unasked."""
+        self._fetched.drop(partitions, 0.0)
+        behind = self._handover.wait(partitions, 0.0)
+        for name, offsets in behind.items():
+            self._note(f"the group took {name!r} before {offsets:,} offsets were kept: others learn them too")
+        self._give_up(partitions)
+
+    def _guarded(self, call: Callable[[list[str]], None]) -> Callable[[Any, list[TopicPartition]], None]:
+        """Return a callback whose errors end the reading; librdkafka would only print them."""
+
+        def called(_: Any, partitions: list[TopicPartition]) -> None:
+            try:
+                call([name_of(p.topic, p.partition) for p in partitions])
+            except BaseException as error:
+                self._failure = error
+
+        return called
+
+    # ----------------------------------------------------------------------------------------- commits
+
+    def _committed_of(self, partitions: Sequence[str]) -> Positions:
+        from confluent_kafka import KafkaException
+
+        found = {}
+        for answer in self._consumer.committed([topic_partition(p) for p in partitions], timeout=_CALL_S):
+            if answer.error is not None:
+                raise KafkaException(answer.error)
+            if answer.offset >= 0:
+                found[name_of(answer.topic, answer.partition)] = answer.offset
+        return found
+
+    def _commit_kept(self, *, wait: bool, only: Collection[str] | None = None) -> None:
+        """Tell the broker what is durable, where that is news."""
+        if self._stream.group is None:
+            return
+        durable = self._handover.durable(self._own if only is None else only)
+        news = {name: at for name, at in durable.items() if at > self._committed.get(name, -1)}
+        if not news:
+            return
+        from confluent_kafka import KafkaException
+
+        offsets = [topic_partition(name, at) for name, at in news.items()]
+        try:
+            if wait:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            self._heard_of_commit(error.args[0], [])
+        else:
+            self._committed |= news
+
+    def _heard_of_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        """Tell of the first commit that fails: nothing but lag, as others see it, depends on the next."""
+        for place in offsets:
+            if error is not None or place.error is not None:
+                self._committed.pop(name_of(place.topic, place.partition), None)
+        error = error or next((place.error for place in offsets if place.error is not None), None)
+        if error is not None and not self._commit_failed:
+            self._note(
+                f"Kafka: group {self._stream.group!r} could not commit: {error.str()} ({error.name()})"
+            )
+        self._commit_failed = error is not None
+
+    # ------------------------------------------------------------------------------------------ errors
+
+    def _heard(self, error: KafkaError) -> None:
+        """Take an error that concerns no partition. Called from within `poll`."""
+        if error.name() in _PASSING:
+            return
+        try:
+            self._patience.failed(error)
+        except StreamError as failure:
+            self._failure = failure
+
+    def _patiently(self, call: Callable[[], T]) -> T | None:
+        """Return what a call returns, as soon as a broker answers; None if reading ends before."""
+        from confluent_kafka import KafkaException
+
+        while not self._closing.is_set():
+            try:
+                found = call()
+            except KafkaException as error:
+                self._patience.failed(error.args[0])
+                self._raise_failure()
+                self._closing.wait(_POLL_S)
+            else:
+                self._patience.answered()
+                return found
+        return None
+
+    def _finish(self) -> None:
+        """Leave: with what is durable committed, and with the newest ends known."""
+        try:
+            for name in self.own:
+                self.end_of(name)
+            if self._failure is None:
+                self._commit_kept(wait=True)
+        finally:
+            with self._lock:
+                self._closed = True
+            self._consumer.close()
