@@ -223,8 +223,8 @@ class Csv:
                     continue
                 sample = lines.data[: int(lines.ends[-1])]
                 if len(sample) > _INFERRED_FROM_BYTES:
-                    last = np.searchsorted(lines.ends, _INFERRED_FROM_BYTES, side="right")
-                    sample = sample[: int(lines.ends[max(0, last - 1)])]
+                    fitting = int(np.count_nonzero(lines.ends <= _INFERRED_FROM_BYTES))
+                    sample = sample[: int(lines.ends[max(0, fitting - 1)])]
                 try:
                     types = infer_types(sample, names, self._dialect())
                 except pa.ArrowInvalid:

@@ -12,6 +12,8 @@ __all__ = ["Inference", "selected"]
 
 T = TypeVar("T")
 
+_KEPT = 256
+
 
 class Inference:
     """What a format has inferred: nothing at first, then one schema for good.
@@ -40,10 +42,12 @@ class Inference:
         return self._schema
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what `make` makes for a key, made once: what decodes one selection of the columns."""
+        """Return what `make` makes for a key, made once as long as there are few keys: messages can make many."""
         made = self._made.get(key)
         if made is None:
-            made = self._made.setdefault(key, make())
+            made = make()
+            if len(self._made) < _KEPT:
+                self._made[key] = made
         return cast(T, made)
 
 

@@ -42,7 +42,7 @@ def parse_lines(
     lines, owners = split_lines(texts)
     counts = np.bincount(owners, minlength=len(texts))
     if len(counts) and counts.max() > max_rows:
-        for i in np.flatnonzero(counts > max_rows):
+        for i in np.flatnonzero(counts > max_rows).tolist():
             reason = f"message of more than {max_rows} rows"
             rejects.append(Undecodable(int(indices[i]), reason, shortened(texts[i])))
         kept = np.flatnonzero(counts <= max_rows)
