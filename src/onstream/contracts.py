@@ -491,6 +491,9 @@ class Learner(Protocol):
     -----
     A class with the attribute ``reads_columns = True`` gets plain values, in `Batch.columns`, instead of rows of
     embedding tables: its job has no tables. Others pay nothing for that.
+
+    A class with the attribute ``learns_by_row = True`` learns the rows of a batch one by one: what `learn` predicts
+    of a row comes before that row was learned, and after those before it in the batch were.
     """
 
     def bind(self, layout: Layout, seed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
@@ -434,7 +435,7 @@ class Features:
                 columns[field.name] = draft.numbers[:, field.column].tolist()
             elif field.kind == "tensor":
                 blocks = draft.tensors[field.name]
-                columns[field.name] = blocks.reshape(len(blocks), -1).tolist()
+                columns[field.name] = blocks.reshape(len(blocks), math.prod(field.shape)).tolist()
             else:
                 columns[field.name] = draft.plain[field.name]
         return columns

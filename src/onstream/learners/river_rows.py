@@ -107,7 +107,9 @@ class Asking:
         return "w" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def learn_one(self, x: dict[str, Any], y: float, weight: float | None) -> None:
-        """Learn one row; a label that is NaN teaches a detector only, which does without."""
+        """Learn one row; a label that is NaN teaches a detector only, which does without. Weight 0 teaches nothing."""
+        if weight == 0:
+            return
         options = {} if weight is None else {"w": weight}
         if self._alone:
             self.model.learn_one(x, **options)

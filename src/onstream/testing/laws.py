@@ -104,14 +104,21 @@ def an_empty_batch_is_no_batch(subject: Subject) -> None:
 
 
 def learning_answers_with_predictions_made_before(subject: Subject) -> None:
-    """The predictions of `learn` are those that `predict` would have given just before."""
+    """The predictions of `learn` are those that `predict` would have given just before.
+
+    Before the batch, or, for a learner that says ``learns_by_row``, before each row.
+    """
     for features in subject.every():
-        life = subject.born(features)
+        life, twin = subject.born(features), subject.born(features)
         for seed in range(4):
             rows = drawn(16, seed)
-            life.encode(rows)
-            # The rows that learning will pull, so that both see the same.
-            before = life.predict(rows)
+            if getattr(life.learner, "learns_by_row", False):
+                found = [(twin.predict(part), twin.learn(part))[0] for part in pieces(rows, 1)]
+                before = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+            else:
+                life.encode(rows)
+                # The rows that learning will pull, so that both see the same.
+                before = life.predict(rows)
             if told := gap(life.learn(rows).predictions, before, subject.promises.tolerance):
                 broken("learn to answer with the predictions made before the update", told)
 
