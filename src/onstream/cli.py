@@ -20,15 +20,16 @@ from rich.table import Table
 from rich.text import Text
 
 from onstream.checkpoints import CheckpointLog, LocalStore, Manifest
+from onstream.cli_evolution import es
 from onstream.cli_run import train_and_serve
 from onstream.cli_scoring import score
 from onstream.cli_serving import serve
 from onstream.errors import JobError, OnstreamError
-from onstream.features import guess, render
+from onstream.features import Declaration, guess
 from onstream.job import Job, load_job
 from onstream.serving.beside import Status
 from onstream.streams import Files
-from onstream.templates import TEMPLATES, job_text, write_sample
+from onstream.templates import TEMPLATES, job_text, template_of, write_sample
 from onstream.terminal import size_text, watching
 from onstream.trainer import Observer, Settings, Summary, read_pause
 from onstream.trainer import resume as resume_job
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 checkpoints = typer.Typer(help="Look at and tend the checkpoints of a model directory.", no_args_is_help=True)
 app.add_typer(checkpoints, name="checkpoints")
+app.add_typer(es, name="es")
 
 JobFile = Annotated[Path, typer.Argument(help="The job file.", show_default=False)]
 Directory = Annotated[Path, typer.Argument(help="The model directory.", show_default=False)]
@@ -70,11 +72,11 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
-    """Write a job file to edit. Without --from it comes with a sample of made-up clicks to learn from."""
+    """Write a job file to edit. Without --from it comes with a sample of made-up examples to learn from."""
     if path.exists() and not force:
         raise JobError(f"{path} exists; choose another name, or say --force")
     directory = f"models/{path.stem}"
-    sample = path.with_name(f"{path.stem}-sample.csv")
+    sample = path.with_name(f"{path.stem}-sample{template_of(template).suffix}")
     if source is None:
         text = job_text(str(path), template, str(sample), directory)
     else:
@@ -82,8 +84,8 @@ def init(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     if source is None:
-        write_sample(sample)
-        say(f"wrote {sample}: made-up clicks, to be replaced by your data")
+        write_sample(sample, template)
+        say(f"wrote {sample}: made-up examples, to be replaced by your data")
     say(f"wrote {path}; next:\n  onstream check {path}\n  onstream train {path}")
 
 
@@ -349,11 +351,11 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     return parsed
 
 
-def _guessed(source: str) -> list[str]:
+def _guessed(source: str) -> list[Declaration]:
     files = Files(source)
     for chunk in files.read({}, max_rows=_SAMPLE_ROWS, stop=threading.Event()):
         if chunk.batch.num_rows:
-            return render(guess(chunk.batch.schema, pa.Table.from_batches([chunk.batch])))
+            return guess(chunk.batch.schema, pa.Table.from_batches([chunk.batch]))
     raise JobError(f"{source} has no rows to guess features from")
 
 
