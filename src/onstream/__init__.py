@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onstream.client import Client
+    from onstream.evolution import Episodes, Gym, Policy, Sampler
     from onstream.features import EventTime, Group, Id, IdList, Label, Number, Tensor, Weight
     from onstream.feedback import (
         DelayedFeedback,
@@ -43,6 +44,7 @@ __all__ = [
     "Constant",
     "DelayedFeedback",
     "ElapsedTimeSampling",
+    "Episodes",
     "EventPace",
     "EventTime",
     "Expire",
@@ -51,6 +53,7 @@ __all__ = [
     "Files",
     "Group",
     "GroupFTRL",
+    "Gym",
     "Id",
     "IdList",
     "Inputs",
@@ -60,9 +63,11 @@ __all__ = [
     "Log",
     "Normal",
     "Number",
+    "Policy",
     "River",
     "RowwiseAdagrad",
     "Sample",
+    "Sampler",
     "SeenTimes",
     "Slices",
     "Tensor",
@@ -75,12 +80,15 @@ __all__ = [
 
 # Public names are looked up when they are first used: a command that only reads a directory of checkpoints then
 # does not wait for PyTorch.
-_ROOMS = ("feedback", "features", "tables", "streams", "client", "learners", "job")
+_ROOMS = ("feedback", "features", "tables", "streams", "client", "learners", "evolution", "job")
+
+# Late feedback has policies too, which are not those that act.
+_ROOM_OF = {"Policy": "evolution"}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for room in _ROOMS:
+        for room in (_ROOM_OF[name],) if name in _ROOM_OF else _ROOMS:
             module = import_module(f"onstream.{room}")
             if name in module.__all__:
                 globals()[name] = found = getattr(module, name)
