@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     )
     from onstream.job import Job, load_job
     from onstream.learners import Inputs, River, Torch
-    from onstream.streams import Cache, EventPace, Files, Kafka, Log, Sample
+    from onstream.streams import Cache, EventPace, Feedback, Files, Join, Kafka, Log, Sample
     from onstream.tables import (
         FTRL,
         SGD,
@@ -50,6 +50,7 @@ __all__ = [
     "Expire",
     "FakeNegativeCalibrated",
     "FakeNegativeWeighted",
+    "Feedback",
     "Files",
     "Group",
     "GroupFTRL",
@@ -58,6 +59,7 @@ __all__ = [
     "IdList",
     "Inputs",
     "Job",
+    "Join",
     "Kafka",
     "Label",
     "Log",

@@ -5,6 +5,7 @@ from onstream.streams.cache import Cache
 from onstream.streams.cut import Cut, Place, cut
 from onstream.streams.dead_letters import DeadLetters
 from onstream.streams.files import Files
+from onstream.streams.join import Feedback, Join
 from onstream.streams.kafka import Kafka
 from onstream.streams.log import Answered, Appended, Log
 from onstream.streams.log_answers import prediction_columns
@@ -20,7 +21,9 @@ __all__ = [
     "Cut",
     "DeadLetters",
     "EventPace",
+    "Feedback",
     "Files",
+    "Join",
     "Kafka",
     "Log",
     "Place",

@@ -45,6 +45,8 @@ class Ahead(Generic[T]):
         How many items may wait; with one more in the making, this bounds the memory.
     stop : threading.Event, optional
         Set by `close`, so that a source that waits for more returns.
+    change : threading.Condition, optional
+        Notified of whatever happens; shared by several, it lets one thread wait for any of them.
 
     Notes
     -----
@@ -64,6 +66,7 @@ class Ahead(Generic[T]):
         *,
         depth: int,
         stop: threading.Event | None = None,
+        change: threading.Condition | None = None,
     ) -> None:
         """Start the thread."""
         assert depth >= 1
@@ -71,12 +74,17 @@ class Ahead(Generic[T]):
         self._depth = depth
         self._stop = stop
         self._ready: deque[T] = deque()
-        self._change = threading.Condition()
+        self._change = change or threading.Condition()
         self._ended = False
         self._closed = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="onstream-ahead", daemon=True)
         self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` would return something at once."""
+        return bool(self._ready) or self._ended or self._closed
 
     def take(self, timeout_s: float | None = None) -> T | Literal[End.END] | None:
         """Return the next item, None if none came within `timeout_s` seconds, or `END`.
@@ -84,7 +92,7 @@ class Ahead(Generic[T]):
         Without `timeout_s`, wait as long as it takes. An error of the iterator is raised once.
         """
         with self._change:
-            self._change.wait_for(lambda: self._ready or self._ended or self._closed, timeout_s)
+            self._change.wait_for(lambda: self.ready, timeout_s)
             if self._closed:
                 return END
             if self._ready:

@@ -1,0 +1,323 @@
+"""The event-time join: impressions and their feedback, from separate streams, as labelled examples."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from onstream.contracts import Chunk, Positions, Reject, State, Stream
+from onstream.errors import CheckpointError, JobError
+from onstream.feedback import Policy, elapsed_column, phase_column, seconds, time_column
+from onstream.streams.ahead import END
+from onstream.streams.chunks import NO_COLUMNS, no_rows
+from onstream.streams.join.capture import JOIN
+from onstream.streams.join.declarations import Feedback
+from onstream.streams.join.emission import label_names
+from onstream.streams.join.inputs import Inputs
+from onstream.streams.join.joining import PARTITION, InputRules, Joining, Rules
+from onstream.streams.join.pieces import Memory
+from onstream.streams.join.plan import Plan
+from onstream.streams.join.sizes import size_bytes
+from onstream.streams.join.times import Unit, microseconds
+from onstream.streams.join.watermarks import InputTime, wanted
+from onstream.streams.pace import SYSTEM_CLOCK, Clock
+
+__all__ = ["Join"]
+
+_IMPRESSIONS = "impressions"
+
+# How often a silent join looks whether a partition has become idle, or it was told to stop.
+_POLL_S = 0.05
+
+
+class Join:
+    """Join impressions with the feedback that comes later: one stream of labelled examples.
+
+    Parameters
+    ----------
+    impressions : Stream
+        What was shown, with the features as they were then.
+    feedback : Stream, or sequence of Feedback
+        What came of it; one stream for the one label `label`, or a `Feedback` for each label.
+    on : str
+        The column that names an impression, such as a request id: integers or texts.
+    time : str
+        The column of event times: a timestamp, a date, or numbers of `unit` since 1970.
+    label, window, value : optional
+        Of the one label, as `Feedback` says.
+    policy : str or Policy
+        When rows of an impression are emitted: "wait", until the outcome is known, or one of those that do not wait,
+        of `onstream.feedback`.
+    lateness : float or str
+        How much later than its time a row may come: the watermark stays this far behind the newest event time.
+    idle : float or str
+        A partition from which nothing came for this long no longer holds the watermark back.
+    drift : float or str
+        How far, in event time, an input may be read ahead of the one that is furthest behind.
+    future : float or str, optional
+        Rows with an event time this far beyond the clock are rejected. None takes any.
+    unit : {"s", "ms", "us", "ns"}
+        Of event times that are numbers.
+    memory : int or str
+        What waiting rows may take in memory, as "512MB"; the others are on disk.
+    spill : path, optional
+        The folder for those; by default within the job's directory.
+    clock : Clock, optional
+
+    Raises
+    ------
+    JobError
+        If the settings do not go together.
+
+    Notes
+    -----
+    An impression gets each label from the feedback of its key whose event time is at most `lateness` before its own
+    and at most `window` after it, in whatever order they arrive, and is emitted when the watermark has passed its
+    time and its longest window. The watermark is the least, over all partitions of all inputs that are neither idle
+    nor ended, of the newest event time less `lateness`. Rows are emitted in the order of their due time, then of
+    their partition and position: as long as nothing is late, the joined stream depends on neither the speed nor
+    the interleaving of its inputs.
+
+    Of impressions with one key, the first counts while it waits. What comes too late to matter is counted and
+    dropped. When all inputs have ended, everything is emitted.
+
+    What waits is part of every checkpoint: after a crash each row is there, once. The index of waiting rows, about
+    40 bytes each, stays in memory. The only partition is "join"; a position is the number of rows before it.
+
+    Examples
+    --------
+    >>> import tempfile, threading
+    >>> from onstream import Log
+    >>> from onstream.feedback import Wait
+    >>> folder = tempfile.mkdtemp()
+    >>> shown, clicks = Log(f"{folder}/shown.db", follow=False), Log(f"{folder}/clicks.db", follow=False)
+    >>> _ = shown.append([{"id": 1, "at": 100, "user": 7}, {"id": 2, "at": 101, "user": 8}])
+    >>> _ = clicks.append([{"id": 2, "at": 150}])
+    >>> join = Join(shown, clicks, on="id", time="at", label="clicked", window="1m", policy=Wait(measured=0))
+    >>> [chunk] = [c for c in join.read({}, max_rows=100, stop=threading.Event()) if c.batch.num_rows]
+    >>> chunk.batch.to_pylist()
+    [{'id': 1, 'at': 100, 'user': 7, 'clicked': 0}, {'id': 2, 'at': 101, 'user': 8, 'clicked': 1}]
+    """
+
+    def __init__(
+        self,
+        impressions: Stream,
+        feedback: Stream | Sequence[Feedback],
+        *,
+        on: str,
+        time: str = "event_time",
+        label: str | None = None,
+        window: float | str | None = None,
+        value: str | None = None,
+        policy: str | Policy = "wait",
+        lateness: float | str = "5s",
+        idle: float | str = "30s",
+        drift: float | str = "1m",
+        future: float | str | None = "1d",
+        unit: Unit = "s",
+        memory: int | str = "512MB",
+        spill: str | os.PathLike[str] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """Check and keep the settings."""
+        if not isinstance(impressions, Stream):
+            raise JobError(f"impressions must be a stream, such as Log('shown.db'), got {impressions!r}")
+        self.impressions = impressions
+        self.feedback = _declared(feedback, label, window, value)
+        self.key = on
+        self.time = time
+        self.policy = policy
+        self.lateness, self.idle, self.drift, self.future = lateness, idle, drift, future
+        self.unit = unit
+        self.memory = memory
+        self.spill = spill
+        self.clock = clock
+        if unit not in ("s", "ms", "us", "ns"):
+            raise JobError(f"unit must be 's', 'ms', 'us' or 'ns', got {unit!r}")
+        self._plan = Plan(self.feedback, policy, seconds(lateness))
+        _distinct([name for each in self._plan.labels for name in label_names(each)] + [on, time])
+        self._memory_bytes = size_bytes(memory)
+        self._columns: tuple[str, ...] | None = None
+        self._states: Mapping[str, State] = {}
+        self._folder: Path | None = None if spill is None else Path(spill)
+        self._reading: Joining | None = None
+
+    @property
+    def policies(self) -> dict[str, Policy]:
+        """The policy of each label."""
+        return {label.name: label.policy for label in self._plan.labels}
+
+    @property
+    def live(self) -> bool:
+        """Whether an input may be silent for long."""
+        return any(stream.live for stream in self._streams())
+
+    def placed(self, folder: Path) -> Join:
+        """Return the same join with a folder to work in, unless it was given one."""
+        made = copy.copy(self)
+        made._folder = self._folder or Path(folder)
+        return made
+
+    def select(self, names: Collection[str]) -> Join:
+        """Return the same join, of which the inputs decode only what these columns and the join itself need."""
+        made = copy.copy(self)
+        added = {name for label in self._plan.labels for name in label_names(label)}
+        made._columns = tuple(dict.fromkeys(n for n in (*names, self.key, self.time) if n not in added))
+        return made
+
+    def load(self, states: Mapping[str, State]) -> None:
+        """Let the next `read` go on from what a checkpoint holds of a join."""
+        if JOIN not in states:
+            raise CheckpointError(
+                f"the checkpoint holds no join, it has {sorted(states)}; use another directory"
+            )
+        self._states = states
+
+    def read(self, positions: Positions, *, max_rows: int, stop: threading.Event) -> Iterator[Chunk]:
+        """Yield chunks of at most `max_rows` rows, from `positions` on, until all inputs end or `stop` is set.
+
+        Raises
+        ------
+        CheckpointError
+            If `positions` are not at the beginning and nothing was loaded that belongs to them.
+        StreamError
+            If an input cannot be read, or the disk has no room for waiting rows.
+        """
+        joining = self._joining()
+        position, states = positions.get(PARTITION, 0), self._states
+        self._states = {}
+        if states:
+            joining.load(states, position)
+        elif position:
+            raise CheckpointError(
+                f"a join goes on from row {position} only with what it remembered; the checkpoint has nothing of it"
+            )
+        self._reading = joining
+        return self._read(joining, max_rows, stop)
+
+    def behind(self, positions: Positions) -> tuple[int, str] | None:
+        """Return how much of the impressions is not read yet; None if that is unknown."""
+        reading = self._reading
+        return self.impressions.behind(dict(reading.positions[0]) if reading else {})
+
+    def schema(self) -> pa.Schema:
+        """Return the columns of the impressions and of the labels."""
+        made = self.impressions.schema()
+        for label in self._plan.labels:
+            made = made.append(pa.field(label.name, pa.float64() if label.valued else pa.int8()))
+            if label.policy.columns:
+                made = made.append(pa.field(phase_column(label.name), pa.int8()))
+                made = made.append(pa.field(elapsed_column(label.name), pa.float32()))
+                made = made.append(pa.field(time_column(label.name), pa.float64()))
+        return made
+
+    def _read(self, joining: Joining, max_rows: int, stop: threading.Event) -> Iterator[Chunk]:
+        yield from joining.resume(max_rows)
+        drift, idle_s = microseconds(seconds(self.drift)), seconds(self.idle)
+        unsaid, said_at = 0, self.clock.time()
+        with Inputs(self._streams(), joining.positions, max_rows) as inputs:
+            while not stop.is_set():
+                now = self.clock.time()
+                asked = wanted(joining.inputs, now, idle_s, drift)
+                for i, each in enumerate(joining.inputs):
+                    if i not in asked:
+                        each.excuse(now)
+                taken = inputs.take(asked, _POLL_S)
+                if taken is not None:
+                    index, chunk = taken
+                    if chunk is END:
+                        if stop.is_set():
+                            return
+                        joining.inputs[index].ended = True
+                    else:
+                        rejects = joining.take(index, chunk)
+                        unsaid += chunk.batch.num_rows + 1
+                        if rejects:
+                            yield _empty(joining, rejects)
+                emitted = joining.emitted
+                yield from joining.advance(max_rows)
+                if joining.emitted > emitted:
+                    unsaid = 0
+                # What is remembered belongs in checkpoints while there are no rows to carry it.
+                elif unsaid >= max_rows or (unsaid and self.live and now - said_at >= _POLL_S):
+                    yield _empty(joining)
+                    unsaid, said_at = 0, now
+                if (level := joining.level()) is not None:
+                    for i, each in enumerate(joining.inputs):
+                        inputs.hold(i, each.ahead_of(level + drift))
+                if all(each.ended for each in joining.inputs):
+                    yield from joining.finish(max_rows)
+                    yield _empty(joining)
+                    return
+
+    def _joining(self) -> Joining:
+        now = self.clock.time()
+        rules = Rules(
+            inputs=(
+                InputRules(_IMPRESSIONS, self.key, self.time, self.unit),
+                *(
+                    InputRules(f.label, f.on or self.key, f.time or self.time, self.unit, f.value)
+                    for f in self.feedback
+                ),
+            ),
+            plan=self._plan,
+            lateness=microseconds(seconds(self.lateness)),
+            idle_s=seconds(self.idle),
+            future=None if self.future is None else microseconds(seconds(self.future)),
+        )
+        inputs = [InputTime(s.live, getattr(s, "in_turn", False), now) for s in self._streams()]
+        for stream, each in zip(self._streams(), inputs, strict=True):
+            each.expect(getattr(stream, "expected_partitions", tuple)())
+        memory = Memory(self._memory_bytes, self._folder or Path(tempfile.gettempdir()))
+        return Joining(rules, inputs, memory, self.clock)
+
+    def _streams(self) -> list[Stream]:
+        """Return the inputs, decoding what is needed."""
+        needed = [
+            (f.on or self.key, f.time or self.time, *([f.value] if f.value else [])) for f in self.feedback
+        ]
+        feedback = [_selected(f.stream, names) for f, names in zip(self.feedback, needed, strict=True)]
+        shown = self.impressions if self._columns is None else _selected(self.impressions, self._columns)
+        return [shown, *feedback]
+
+
+def _declared(
+    feedback: Stream | Sequence[Feedback], label: str | None, window: float | str | None, value: str | None
+) -> tuple[Feedback, ...]:
+    if isinstance(feedback, Stream):
+        if label is None or window is None:
+            raise JobError(
+                "a join needs the label that feedback gives, and its window: label='clicked', window='30m'"
+            )
+        return (Feedback(feedback, label, window, value),)
+    if (label, window, value) != (None, None, None):
+        raise JobError("label, window and value are said in each Feedback where there are several")
+    declared = tuple(feedback)
+    if not declared or not all(isinstance(each, Feedback) for each in declared):
+        raise JobError(
+            f"feedback must be a stream or some of Feedback(stream, label, window), got {feedback!r}"
+        )
+    return declared
+
+
+def _distinct(names: list[str]) -> None:
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise JobError(f"the column {twice[0]!r} of the join would be there twice; give a label another name")
+
+
+def _selected(stream: Stream, names: Collection[str]) -> Stream:
+    select = getattr(stream, "select", None)
+    return stream if select is None else select(names)
+
+
+def _empty(joining: Joining, rejects: Sequence[Reject] = ()) -> Chunk:
+    return Chunk(
+        no_rows(NO_COLUMNS), PARTITION, joining.emitted, rejects=tuple(rejects), state=joining.capture()
+    )

@@ -1,0 +1,296 @@
+"""Rows as they came, kept as immutable record batches in memory and, beyond a limit, on disk."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from onstream.contracts import State
+from onstream.errors import CheckpointError, StreamError
+
+__all__ = ["Memory", "Piece", "Pieces"]
+
+Numbers = npt.NDArray[np.int64]
+
+_BYTES = "arrow"
+_FULL_ROWS = 1 << 16
+# A piece is full with this share of the memory too, so that wide rows can be moved out in time.
+_FULL_SHARE = 16
+
+
+class Memory:
+    """What rows may take in memory, and where those go that do not fit.
+
+    Parameters
+    ----------
+    limit_bytes : int
+    folder : path
+        Made when it is needed. Files in it have no name once they are mapped: they go when the process does.
+
+    Attributes
+    ----------
+    used_bytes, spilled_bytes : int
+        In memory and on disk now.
+    """
+
+    def __init__(self, limit_bytes: int, folder: Path) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self.spilled_bytes = 0
+        self._folder = folder
+
+    @property
+    def full_bytes(self) -> int:
+        """How large a piece grows."""
+        return max(1, self.limit_bytes // _FULL_SHARE)
+
+    def map(self, data: pa.Buffer) -> pa.Buffer:
+        """Return the bytes, mapped from a file."""
+        path = self._folder / f"join-{secrets.token_hex(8)}.arrow"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with path.open("xb+") as file:
+                try:
+                    file.write(data)
+                    file.flush()
+                    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                finally:
+                    path.unlink()
+        except OSError as error:
+            raise StreamError(
+                f"cannot move {data.size:,} waiting bytes out of memory to {str(self._folder)!r}: "
+                f"{os.strerror(error.errno or 0)}; make room there, or give the join another folder or more memory"
+            ) from error
+        return pa.py_buffer(mapped)
+
+
+class Piece:
+    """Some neighbouring rows; immutable, wherever its bytes are.
+
+    Attributes
+    ----------
+    first : int
+        Number of its first row.
+    batch : pyarrow.RecordBatch
+    latest : int
+        Time after which none of its rows is needed.
+    """
+
+    __slots__ = ("_data", "_state", "batch", "first", "latest", "serial", "spilled")
+
+    def __init__(self, serial: int, first: int, batch: pa.RecordBatch, latest: int) -> None:
+        self.serial = serial
+        self.first = first
+        self.batch = batch
+        self.latest = latest
+        self.spilled = False
+        self._data: pa.Buffer | None = None
+        self._state: State | None = None
+
+    @property
+    def end(self) -> int:
+        """Number after that of its last row."""
+        return int(self.first + self.batch.num_rows)
+
+    @property
+    def size_bytes(self) -> int:
+        """What its rows take."""
+        return int(self.batch.nbytes if self._data is None else self._data.size)
+
+    def state(self) -> State:
+        """Return the rows as one Arrow IPC stream; the same object each time."""
+        if self._state is None:
+            self._state = State({_BYTES: np.frombuffer(self._packed(), np.uint8)})
+        return self._state
+
+    def spill(self, memory: Memory) -> None:
+        """Move the bytes to a file."""
+        self._take(memory.map(self._packed()))
+        self.spilled = True
+
+    def _packed(self) -> pa.Buffer:
+        """Return the bytes, of which the batch becomes a view: they are there once."""
+        if self._data is None:
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, self.batch.schema) as writer:
+                writer.write_batch(self.batch)
+            self._take(sink.getvalue())
+        assert self._data is not None
+        return self._data
+
+    def _take(self, data: pa.Buffer) -> None:
+        self._data, self.batch = data, _unpacked(data)
+        if self._state is not None:
+            # Same bytes: whoever holds the state sees no difference.
+            self._state.arrays[_BYTES] = np.frombuffer(data, np.uint8)
+
+
+class Pieces:
+    """Rows numbered as they come, in pieces of growing size.
+
+    Parameters
+    ----------
+    memory : Memory
+        May be shared with others.
+
+    Notes
+    -----
+    Neighbours of like size are joined until they are full, so that there are few, and a row is copied seldom: as
+    in a binary counter. What a checkpoint has of a full piece it needs not write again.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.pieces: list[Piece] = []
+        self.end = 0
+        self._serial = 0
+
+    def append(self, batch: pa.RecordBatch, latest: int) -> None:
+        """Add rows, none of which is needed after the time `latest`."""
+        if not batch.num_rows:
+            return
+        self._add(Piece(self._next_serial(), self.end, batch, latest))
+        while len(self.pieces) > 1 and self._joins(*self.pieces[-2:]):
+            self._join_last()
+        self._make_room()
+
+    def forget(self, time: int) -> None:
+        """Drop pieces none of whose rows is needed after `time`."""
+        if all(piece.latest > time for piece in self.pieces):
+            return
+        for piece in self.pieces:
+            if piece.latest <= time:
+                self._uncount(piece)
+        self.pieces = [piece for piece in self.pieces if piece.latest > time]
+
+    def clear(self) -> None:
+        """Drop everything, and number from 0 again."""
+        for piece in self.pieces:
+            self._uncount(piece)
+        self.pieces, self.end = [], 0
+
+    def take(self, numbers: Numbers) -> Iterator[tuple[pa.RecordBatch, Numbers]]:
+        """Yield rows and their places in `numbers`, which ascend; rows in one piece come together."""
+        at = 0
+        firsts = [piece.first for piece in self.pieces]
+        while at < len(numbers):
+            piece = self.pieces[int(np.searchsorted(firsts, numbers[at], "right")) - 1]
+            stop = int(np.searchsorted(numbers, piece.end, "left"))
+            local = numbers[at:stop] - piece.first
+            count = stop - at
+            if local[-1] - local[0] + 1 == count and (count < 2 or bool((np.diff(local) == 1).all())):
+                yield piece.batch.slice(int(local[0]), count), np.arange(at, stop)
+            else:
+                yield piece.batch.take(pa.array(local)), np.arange(at, stop)
+            at = stop
+
+    def load(self, serial: int, state: State, latest: int, name: str) -> pa.RecordBatch:
+        """Add the rows of a state that a piece gave, and return them."""
+        try:
+            batch = _unpacked(pa.py_buffer(state.arrays[_BYTES]))
+        except (pa.ArrowException, KeyError, OSError) as error:
+            raise CheckpointError(
+                f"state {name!r} of the checkpoint holds no rows that a join left: {error}"
+            ) from error
+        piece = Piece(serial, self.end, batch, latest)
+        self._serial = max(self._serial, serial + 1)
+        self._add(piece)
+        self._make_room()
+        return batch
+
+    def _add(self, piece: Piece) -> None:
+        self.pieces.append(piece)
+        self.end = piece.end
+        self.memory.used_bytes += piece.size_bytes
+
+    def _uncount(self, piece: Piece) -> None:
+        if piece.spilled:
+            self.memory.spilled_bytes -= piece.size_bytes
+        else:
+            self.memory.used_bytes -= piece.size_bytes
+
+    def _joins(self, left: Piece, right: Piece) -> bool:
+        return (
+            not left.spilled
+            and left.end == right.first
+            and right.batch.num_rows >= left.batch.num_rows // 2
+            and not self._full(left)
+            and left.batch.schema.equals(right.batch.schema)
+        )
+
+    def _full(self, piece: Piece) -> bool:
+        return piece.batch.num_rows >= _FULL_ROWS or piece.size_bytes >= self.memory.full_bytes
+
+    def _join_last(self) -> None:
+        left, right = self.pieces[-2:]
+        batch = joined([left.batch, right.batch])
+        del self.pieces[-2:]
+        for piece in (left, right):
+            self._uncount(piece)
+        self._add(Piece(self._next_serial(), left.first, batch, max(left.latest, right.latest)))
+
+    def _make_room(self) -> None:
+        """Move rows to disk until the others fit: the newest full pieces first, as they are needed last."""
+        memory = self.memory
+        while memory.used_bytes > memory.limit_bytes:
+            here = [piece for piece in self.pieces if not piece.spilled]
+            full = [piece for piece in here if self._full(piece)]
+            if full:
+                self._spill(full[-1])
+            elif here:
+                self._spill(self._gathered(here))
+            else:
+                return
+
+    def _gathered(self, tail: Sequence[Piece]) -> Piece:
+        """Return the last run of small pieces that can be one, as one."""
+        run = [tail[-1]]
+        for left, right in itertools.pairwise(reversed(tail)):
+            del left
+            if right.end != run[-1].first or not right.batch.schema.equals(run[-1].batch.schema):
+                break
+            run.append(right)
+        if len(run) == 1:
+            return run[0]
+        run.reverse()
+        at = self.pieces.index(run[0])
+        piece = Piece(
+            self._next_serial(),
+            run[0].first,
+            joined([piece.batch for piece in run]),
+            max(piece.latest for piece in run),
+        )
+        for old in run:
+            self._uncount(old)
+        self.pieces[at : at + len(run)] = [piece]
+        self.memory.used_bytes += piece.size_bytes
+        return piece
+
+    def _spill(self, piece: Piece) -> None:
+        self._uncount(piece)
+        piece.spill(self.memory)
+        self.memory.spilled_bytes += piece.size_bytes
+
+    def _next_serial(self) -> int:
+        self._serial += 1
+        return self._serial - 1
+
+
+def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Return batches of one schema as one."""
+    if len(batches) == 1:
+        return batches[0]
+    return pa.concat_batches(batches)
+
+
+def _unpacked(data: pa.Buffer) -> pa.RecordBatch:
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_next_batch()

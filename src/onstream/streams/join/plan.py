@@ -1,0 +1,153 @@
+"""When rows of an impression are emitted, and what each says of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from onstream.errors import JobError
+from onstream.feedback import Policy, Wait, policy_of
+from onstream.streams.join.declarations import Choice, Feedback
+from onstream.streams.join.times import microseconds
+
+__all__ = ["LabelPlan", "Plan", "Saying", "Stage"]
+
+Saying: TypeAlias = Literal["asked", "first", "final", "settled"]
+"""What a row says of a label: nothing yet, for a share of the impressions; the first thing; the outcome as the first
+thing; or that no feedback came, if the first row was a negative and that is to be settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPlan:
+    """One label.
+
+    Attributes
+    ----------
+    name : str
+    window : int
+        In microseconds, as `Feedback.window`.
+    policy : Policy
+    valued, choose, default
+        As `Feedback.value`, `choose` and `default`.
+    """
+
+    name: str
+    window: int
+    policy: Policy
+    valued: bool
+    choose: Choice
+    default: float | None
+
+    @property
+    def corrects(self) -> bool:
+        """Whether feedback after the first row makes a row of its own."""
+        return self.policy.corrects != "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A moment in the life of every impression.
+
+    Attributes
+    ----------
+    offset : int
+        When, in microseconds after the impression.
+    says : tuple of (int, Saying)
+        The labels that a row of that moment is about, by number.
+    """
+
+    offset: int
+    says: tuple[tuple[int, Saying], ...]
+
+
+class Plan:
+    """The rows that are emitted for each impression.
+
+    Parameters
+    ----------
+    feedback : sequence of Feedback
+    policy : str or Policy
+        For labels that name none.
+    lateness_s : float
+
+    Attributes
+    ----------
+    labels : tuple of LabelPlan
+    life : int
+        How long an impression waits, in microseconds: its longest window.
+    stages : tuple of Stage
+        In the order of their time. Rows of one moment are one row.
+    """
+
+    def __init__(self, feedback: Sequence[Feedback], policy: str | Policy, lateness_s: float) -> None:
+        self.labels = tuple(_label(each, policy, lateness_s) for each in feedback)
+        self.life = max(label.window for label in self.labels)
+        says: dict[int, list[tuple[int, Saying]]] = {self.life: []}
+        for i, label in enumerate(self.labels):
+            for offset, saying in _sayings(label, self.life):
+                says.setdefault(offset, []).append((i, saying))
+        # Asked rows are rows of their own, and come first.
+        self.stages = tuple(
+            Stage(offset, tuple(part))
+            for offset in sorted(says)
+            for part in _apart(says[offset], last=offset == self.life)
+        )
+
+    @property
+    def early(self) -> bool:
+        """Whether there are rows before the end of an impression's life."""
+        return len(self.stages) > 1 or any(label.corrects for label in self.labels)
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """The labels for which a share of the impressions is asked for at once."""
+        return tuple(i for i, label in enumerate(self.labels) if _asked(label))
+
+    def describe(self) -> list[list[object]]:
+        """Return what must not change while impressions wait, as JSON values."""
+        return [
+            [x.name, x.window, x.valued, x.choose, x.policy.kind, x.policy.early_s, x.policy.measured_share]
+            for x in self.labels
+        ]
+
+
+def _label(feedback: Feedback, policy: str | Policy, lateness_s: float) -> LabelPlan:
+    if feedback.value is not None and feedback.policy is None:
+        policy = Wait(measured=0)
+    resolved = policy_of(feedback.policy or policy, feedback.window_s, lateness_s)
+    if feedback.value is not None and (resolved.early_s is not None or resolved.measured_share):
+        raise JobError(
+            f"feedback {feedback.label!r}: a label with a value is known when its window closes; leave its policy out, "
+            f"got {resolved.kind!r}"
+        )
+    return LabelPlan(
+        feedback.label,
+        microseconds(feedback.window_s),
+        resolved,
+        feedback.value is not None,
+        feedback.choose,
+        feedback.default,
+    )
+
+
+def _asked(label: LabelPlan) -> bool:
+    return label.policy.measured_share > 0 and label.policy.early_s != 0
+
+
+def _sayings(label: LabelPlan, life: int) -> list[tuple[int, Saying]]:
+    found: list[tuple[int, Saying]] = [(0, "asked")] if _asked(label) else []
+    early_s = label.policy.early_s
+    if early_s is None:
+        # Labels that are final when all windows have closed go out together.
+        return [*found, (life, "final")]
+    found.append((microseconds(early_s), "first"))
+    if label.policy.corrects == "all":
+        found.append((label.window, "settled"))
+    return found
+
+
+def _apart(says: list[tuple[int, Saying]], *, last: bool) -> list[list[tuple[int, Saying]]]:
+    asked = [each for each in says if each[1] == "asked"]
+    other = [each for each in says if each[1] != "asked"]
+    return [part for part in (asked, other) if part or (last and part is other)]

@@ -1,0 +1,89 @@
+"""Event times as whole microseconds since 1970."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from onstream.errors import ColumnError
+
+__all__ = ["FOREVER", "NEVER", "Times", "Unit", "microseconds", "read_times"]
+
+Times: TypeAlias = npt.NDArray[np.int64]
+Unit: TypeAlias = Literal["s", "ms", "us", "ns"]
+
+NEVER: Final = -(1 << 62)
+"""Before every event time."""
+
+FOREVER: Final = 1 << 62
+"""After every event time."""
+
+# Beyond some 30,000 years around 1970 a time is a mistake; within them sums with windows cannot overflow.
+_MOST_S = 1e12
+
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_US = 10**6
+
+
+def microseconds(seconds: float) -> int:
+    """Return a duration in whole microseconds."""
+    return round(seconds * _US)
+
+
+def read_times(column: pa.Array, unit: Unit = "s") -> tuple[Times, npt.NDArray[np.bool_] | None]:
+    """Read a column of event times.
+
+    Parameters
+    ----------
+    column : pyarrow.Array
+        Timestamps, dates, or numbers since 1970.
+    unit : {"s", "ms", "us", "ns"}
+        Of numbers.
+
+    Returns
+    -------
+    times : ndarray of int64, shape (rows,)
+        Microseconds since 1970; 0 where there is none.
+    bad : ndarray of bool, shape (rows,), or None
+        Rows that are null, not finite, or far beyond any calendar. None when there is none.
+
+    Raises
+    ------
+    ColumnError
+        If the column holds no times.
+    """
+    kind = column.type
+    if pa.types.is_date(kind):
+        column, unit = column.cast(pa.timestamp("ms")), "ms"
+    elif pa.types.is_timestamp(kind):
+        unit = kind.unit
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+        raise ColumnError(f"{kind} cannot be read as event time; expected a timestamp, a date or a number")
+    missing = column.null_count > 0
+    if pa.types.is_floating(kind):
+        seconds = np.asarray(column.cast(pa.float64()).fill_null(np.nan)) / _PER_SECOND[unit]
+        bad = ~(np.abs(seconds) <= _MOST_S)
+        times = np.round(np.where(bad, 0.0, seconds) * _US).astype(np.int64)
+    else:
+        numbers = _int64(column)
+        bad = np.abs(numbers.astype(np.float64)) > _MOST_S * _PER_SECOND[unit]
+        per = _PER_SECOND[unit]
+        numbers = np.where(bad, 0, numbers)
+        times = numbers * (_US // per) if per <= _US else numbers // (per // _US)
+        if missing:
+            bad |= np.asarray(column.is_null())
+    return times, bad if bad.any() else None
+
+
+def _int64(column: pa.Array) -> Times:
+    """Return whole numbers as int64, 0 where they are null."""
+    if pa.types.is_null(column.type):
+        return np.zeros(len(column), np.int64)
+    if pa.types.is_uint64(column.type):
+        # Numbers beyond int64 are no times: as floats they are seen to be too large.
+        large = np.asarray(column.fill_null(0))
+        return np.where(large > np.uint64(2**63 - 1), 2**63 - 1, large).astype(np.int64)
+    return np.asarray(column.cast(pa.int64()).fill_null(0))
