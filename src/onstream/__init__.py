@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         Wait,
     )
     from onstream.job import Job, load_job
-    from onstream.learners import Inputs, River, Torch
+    from onstream.learners import Inputs, Keras, River, Torch
     from onstream.streams import Cache, EventPace, Feedback, Files, Join, Kafka, Log, Sample
     from onstream.tables import (
         FTRL,
@@ -61,6 +61,7 @@ __all__ = [
     "Job",
     "Join",
     "Kafka",
+    "Keras",
     "Label",
     "Log",
     "Normal",

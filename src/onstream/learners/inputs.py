@@ -111,7 +111,11 @@ class Inputs(Mapping[str, Tensor]):
         if len(dims) > 1:
             named = ", ".join(f"{f.name}: {f.dim}" for f in fields)
             raise JobError(f"x.stack() needs features of one dim, got {named}; name those that agree")
-        return torch.stack([self._tensors[f.name] for f in fields], dim=1)
+        return self._join([self._tensors[f.name] for f in fields])
+
+    @staticmethod
+    def _join(tensors: list[Tensor]) -> Tensor:
+        return torch.stack(tensors, dim=1)
 
     def _embedded(self) -> list[Field]:
         return [f for f in self._layout.fields if f.kind == "id" or (f.kind == "list" and f.pooling != "pad")]
@@ -196,7 +200,7 @@ def gather_parts(layout: Layout, batch: Batch, leaves: Mapping[str, Tensor]) -> 
     return parts
 
 
-def arrange(layout: Layout, parts: Mapping[str, Tensor]) -> Inputs:
+def arrange(layout: Layout, parts: Mapping[str, Tensor], kind: type[Inputs] = Inputs) -> Inputs:
     """Return the parts of a batch as the tensors that a network sees, by feature."""
     blocks = {spec.name: parts[f"ids/{spec.name}"] for spec in layout.tables if f"ids/{spec.name}" in parts}
     numbers = parts["numbers"]
@@ -213,7 +217,7 @@ def arrange(layout: Layout, parts: Mapping[str, Tensor]) -> Inputs:
             tensors[field.name] = numbers[:, field.column : field.column + 1]
         else:
             tensors[field.name] = parts[f"tensor/{field.name}"]
-    return Inputs(layout, tensors, blocks, numbers, masks)
+    return kind(layout, tensors, blocks, numbers, masks)
 
 
 def gather_inputs(layout: Layout, batch: Batch, leaves: Mapping[str, Tensor]) -> Inputs:

@@ -17,6 +17,8 @@ WEIGHTS = "network/"
 
 PREDICTORS = {
     "torch": "onstream.learners.exported:ExportedNetwork",
+    "stablehlo": "onstream.learners.keras_stablehlo:StableHloPredictor",
+    "graphdef": "onstream.learners.keras_graphdef:GraphDefPredictor",
     "river": "onstream.learners.river_predictor:RiverPredictor",
 }
 """By the "kind" among the facts of what a learner exports: where the class is that predicts from it.
