@@ -12,69 +12,6 @@
 namespace onstream {
 namespace {
 
-size_t width(JsonKind kind) {
-    switch (kind) {
-        case JsonKind::kBool:
-        case JsonKind::kInt8:
-        case JsonKind::kUInt8:
-            return 1;
-        case JsonKind::kInt16:
-        case JsonKind::kUInt16:
-            return 2;
-        case JsonKind::kInt32:
-        case JsonKind::kUInt32:
-        case JsonKind::kFloat:
-            return 4;
-        case JsonKind::kInt64:
-        case JsonKind::kUInt64:
-        case JsonKind::kDouble:
-            return 8;
-        default:
-            return 0;
-    }
-}
-
-// Room for one more value, without setting `count`.
-uint8_t* next_value(JsonColumn& column) {
-    const size_t wide = width(column.kind);
-    return column.values.grow_to((column.count + 1) * wide) + column.count * wide;
-}
-
-void set_offset(JsonColumn& column, size_t offset) {
-    auto* offsets = reinterpret_cast<int32_t*>(column.offsets.grow_to((column.count + 1) * sizeof(int32_t)));
-    offsets[column.count] = static_cast<int32_t>(offset);
-}
-
-// Ends the value that was written, where offsets say how long it is.
-void end_value(JsonColumn& column) {
-    column.count += 1;
-    if (column.elements) {
-        set_offset(column, column.elements->count);
-    } else if (column.has_offsets()) {
-        set_offset(column, column.size);
-    }
-}
-
-void append_null(JsonColumn& column) {
-    column.nulls.push_back(static_cast<uint32_t>(column.count));
-    if (width(column.kind) > 0 && !column.elements) std::memset(next_value(column), 0, width(column.kind));
-    end_value(column);
-}
-
-// Takes back all but the first `count` values.
-void truncate(JsonColumn& column, size_t count) {
-    // A list that was broken off has elements, but is not counted yet.
-    if (column.count == count && !column.elements) return;
-    column.count = count;
-    while (!column.nulls.empty() && column.nulls.back() >= count) column.nulls.pop_back();
-    if (!column.has_offsets()) return;
-    const auto offset = static_cast<size_t>(reinterpret_cast<int32_t*>(column.offsets.data())[count]);
-    if (column.elements)
-        truncate(*column.elements, offset);
-    else
-        column.size = offset;
-}
-
 // Reads objects into columns, one after the other.
 class ObjectReader {
   public:
@@ -82,28 +19,18 @@ class ObjectReader {
         : fields_(fields), max_depth_(max_depth) {
         for (const JsonField& field : fields) {
             places_.emplace(field.name, static_cast<int32_t>(places_.size()));
-            JsonColumn column;
-            column.kind = field.kind;
-            if (field.list) {
-                column.elements = std::make_unique<JsonColumn>();
-                column.elements->kind = field.kind;
-                if (column.elements->has_offsets()) set_offset(*column.elements, 0);
-            }
-            if (column.has_offsets()) {
-                column.offsets.grow_to((rows + 1) * sizeof(int32_t));
-                set_offset(column, 0);
-            } else {
-                column.values.grow_to(rows * width(field.kind));
-            }
+            Column column(field.list ? ValueKind::kList : field.kind);
+            if (field.list) column.children.emplace_back(field.kind);
+            column.reserve(rows);
             columns.push_back(std::move(column));
         }
     }
 
-    std::vector<JsonColumn> columns;
+    std::vector<Column> columns;
 
     // Reads one object as row `row`. False if it is none; then nothing of it is left, and `fault` and `where`
     // say why.
-    bool read(JsonText text, size_t row) {
+    bool read(Text text, size_t row) {
         if (text.size + kPadding > padded_.size()) padded_.resize(2 * text.size + kPadding);
         // An empty text may be a null pointer, which memcpy does not take.
         if (text.size > 0) std::memcpy(padded_.data(), text.data, text.size);
@@ -115,8 +42,8 @@ class ObjectReader {
         twice_ = misfit_ = kNowhere;
         const uint8_t* at = object();
         if (at != nullptr && twice_ == kNowhere && misfit_ == kNowhere) {
-            for (JsonColumn& column : columns) {
-                if (column.count == row) append_null(column);
+            for (Column& column : columns) {
+                if (column.count == row) column.append_null();
             }
             return true;
         }
@@ -126,7 +53,7 @@ class ObjectReader {
         } else {
             where = -1;
         }
-        for (JsonColumn& column : columns) truncate(column, row);
+        for (Column& column : columns) column.truncate(row);
         return false;
     }
 
@@ -214,12 +141,12 @@ class ObjectReader {
 
     // Reads a value into a column, or skips it when it does not fit.
     const uint8_t* value(const uint8_t* at, int32_t place) {
-        JsonColumn& column = columns[static_cast<size_t>(place)];
+        Column& column = columns[static_cast<size_t>(place)];
         if (column.count != row_) {
             twice_ = std::min(twice_, place);
             return skip_value(at, 2);
         }
-        if (!column.elements) return scalar(at, column, place, 2);
+        if (column.kind != ValueKind::kList) return scalar(at, column, place, 2);
         if (*at != '[') return null_or_misfit(at, column, place, 2);
         if (max_depth_ < 2) return too_deep();
         at = spaces(at + 1);
@@ -227,7 +154,7 @@ class ObjectReader {
             ++at;
         } else {
             while (true) {
-                at = scalar(at, *column.elements, place, 3);
+                at = scalar(at, column.children[0], place, 3);
                 if (at == nullptr) return nullptr;
                 at = spaces(at);
                 if (*at == ']') {
@@ -238,43 +165,44 @@ class ObjectReader {
                 at = spaces(at + 1);
             }
         }
-        end_value(column);
+        column.end_value();
         return at;
     }
 
-    const uint8_t* scalar(const uint8_t* at, JsonColumn& column, int32_t place, uint32_t depth) {
+    const uint8_t* scalar(const uint8_t* at, Column& column, int32_t place, uint32_t depth) {
         switch (column.kind) {
-            case JsonKind::kText:
+            case ValueKind::kText:
                 return text(at, column, place, depth);
-            case JsonKind::kRaw:
+            case ValueKind::kRaw:
                 return raw(at, column, place, depth);
-            case JsonKind::kBool:
+            case ValueKind::kBool:
                 return truth(at, column, place, depth);
-            case JsonKind::kInt8:
+            case ValueKind::kInt8:
                 return number<int8_t>(at, column, place, depth);
-            case JsonKind::kInt16:
+            case ValueKind::kInt16:
                 return number<int16_t>(at, column, place, depth);
-            case JsonKind::kInt32:
+            case ValueKind::kInt32:
                 return number<int32_t>(at, column, place, depth);
-            case JsonKind::kInt64:
+            case ValueKind::kInt64:
                 return number<int64_t>(at, column, place, depth);
-            case JsonKind::kUInt8:
+            case ValueKind::kUInt8:
                 return number<uint8_t>(at, column, place, depth);
-            case JsonKind::kUInt16:
+            case ValueKind::kUInt16:
                 return number<uint16_t>(at, column, place, depth);
-            case JsonKind::kUInt32:
+            case ValueKind::kUInt32:
                 return number<uint32_t>(at, column, place, depth);
-            case JsonKind::kUInt64:
+            case ValueKind::kUInt64:
                 return number<uint64_t>(at, column, place, depth);
-            case JsonKind::kFloat:
+            case ValueKind::kFloat:
                 return number<float>(at, column, place, depth);
-            case JsonKind::kDouble:
+            case ValueKind::kDouble:
                 return number<double>(at, column, place, depth);
+            default:
+                return nullptr;
         }
-        return nullptr;
     }
 
-    const uint8_t* text(const uint8_t* at, JsonColumn& column, int32_t place, uint32_t depth) {
+    const uint8_t* text(const uint8_t* at, Column& column, int32_t place, uint32_t depth) {
         if (*at != '"') return null_or_misfit(at, column, place, depth);
         ++at;
         auto room = static_cast<size_t>(end_ - at);
@@ -290,12 +218,12 @@ class ObjectReader {
         at = copy_string(at, to);
         if (at == nullptr) return nullptr;
         column.size = static_cast<size_t>(to - begin);
-        end_value(column);
+        column.end_value();
         return at;
     }
 
     // Any value but null, on one line. Line ends in valid JSON are never inside a string.
-    const uint8_t* raw(const uint8_t* at, JsonColumn& column, int32_t place, uint32_t depth) {
+    const uint8_t* raw(const uint8_t* at, Column& column, int32_t place, uint32_t depth) {
         if (*at == 'n') return null_or_misfit(at, column, place, depth);
         const uint8_t* after = skip_value(at, depth);
         if (after == nullptr) return nullptr;
@@ -303,20 +231,20 @@ class ObjectReader {
         uint8_t* to = column.values.grow_to(column.size + size) + column.size;
         for (size_t i = 0; i < size; ++i) to[i] = is_space(at[i]) ? uint8_t{' '} : at[i];
         column.size += size;
-        end_value(column);
+        column.end_value();
         return after;
     }
 
-    const uint8_t* truth(const uint8_t* at, JsonColumn& column, int32_t place, uint32_t depth) {
+    const uint8_t* truth(const uint8_t* at, Column& column, int32_t place, uint32_t depth) {
         const bool yes = word(at, "true");
         if (!yes && !word(at, "false")) return null_or_misfit(at, column, place, depth);
-        *next_value(column) = yes ? 1 : 0;
-        end_value(column);
+        *column.next_value() = yes ? 1 : 0;
+        column.end_value();
         return at + (yes ? 4 : 5);
     }
 
     template <typename T>
-    const uint8_t* number(const uint8_t* at, JsonColumn& column, int32_t place, uint32_t depth) {
+    const uint8_t* number(const uint8_t* at, Column& column, int32_t place, uint32_t depth) {
         if (*at != '-' && !is_digit(*at)) return null_or_misfit(at, column, place, depth);
         Number number;
         if (!scan_number(at, number)) return nullptr;
@@ -327,13 +255,12 @@ class ObjectReader {
         else
             fits = to_floating(number, value);
         if (!fits) misfit_ = std::min(misfit_, place);
-        std::memcpy(next_value(column), &value, sizeof(T));
-        end_value(column);
+        column.append(value);
         return number.end;
     }
 
-    const uint8_t* null_or_misfit(const uint8_t* at, JsonColumn& column, int32_t place, uint32_t depth) {
-        append_null(column);
+    const uint8_t* null_or_misfit(const uint8_t* at, Column& column, int32_t place, uint32_t depth) {
+        column.append_null();
         if (word(at, "null")) return at + 4;
         misfit_ = std::min(misfit_, place);
         return skip_value(at, depth);
@@ -418,10 +345,7 @@ class ObjectReader {
 
 }  // namespace
 
-size_t JsonColumn::value_bytes() const { return width(kind) > 0 ? count * width(kind) : size; }
-
-JsonRows read_json(const std::vector<JsonText>& texts, const std::vector<JsonField>& fields,
-                   uint32_t max_depth) {
+JsonRows read_json(const std::vector<Text>& texts, const std::vector<JsonField>& fields, uint32_t max_depth) {
     ObjectReader reader(fields, texts.size(), max_depth);
     JsonRows made;
     for (size_t i = 0; i < texts.size(); ++i) {

@@ -136,42 +136,86 @@ nb::object split(nb::object text, size_t begin, size_t end, const std::string& d
     return made;
 }
 
-JsonKind read_json_kind(const std::string& name) {
-    static const std::pair<const char*, JsonKind> kKinds[] = {
-        {"bool", JsonKind::kBool},     {"int8", JsonKind::kInt8},     {"int16", JsonKind::kInt16},
-        {"int32", JsonKind::kInt32},   {"int64", JsonKind::kInt64},   {"uint8", JsonKind::kUInt8},
-        {"uint16", JsonKind::kUInt16}, {"uint32", JsonKind::kUInt32}, {"uint64", JsonKind::kUInt64},
-        {"float", JsonKind::kFloat},   {"double", JsonKind::kDouble}, {"string", JsonKind::kText},
-        {"json", JsonKind::kRaw}};
+ValueKind read_value_kind(const std::string& name) {
+    static const std::pair<const char*, ValueKind> kKinds[] = {
+        {"bool", ValueKind::kBool},     {"int8", ValueKind::kInt8},     {"int16", ValueKind::kInt16},
+        {"int32", ValueKind::kInt32},   {"int64", ValueKind::kInt64},   {"uint8", ValueKind::kUInt8},
+        {"uint16", ValueKind::kUInt16}, {"uint32", ValueKind::kUInt32}, {"uint64", ValueKind::kUInt64},
+        {"float", ValueKind::kFloat},   {"double", ValueKind::kDouble}, {"string", ValueKind::kText},
+        {"json", ValueKind::kRaw}};
     for (const auto& [known, kind] : kKinds) {
         if (name == known) return kind;
     }
     raise("ColumnError", "JSON cannot be read into values of type '" + name + "'");
 }
 
-// (count, nulls, validity, offsets, values, elements) of a column, which is left empty.
-nb::tuple take_column(JsonColumn& column) {
+// (count, nulls, validity, offsets, values, children) of a column, which is left empty.
+nb::tuple take_column(Column& column) {
     nb::object validity = nb::none();
     if (!column.nulls.empty()) {
         std::vector<uint8_t> bits((column.count + 7) / 8, 0xff);
         for (const uint32_t row : column.nulls) bits[row / 8] &= static_cast<uint8_t>(~(1u << (row % 8)));
         validity = nb::cast(copy_of(bits.data(), bits.size()));
     }
-    nb::object elements = nb::none();
-    if (column.elements) elements = take_column(*column.elements);
+    nb::list children;
+    for (Column& child : column.children) children.append(take_column(child));
     nb::object offsets = nb::none();
     if (column.has_offsets()) offsets = take(std::move(column.offsets), sizeof(int32_t) * (column.count + 1));
     nb::object values = nb::none();
-    if (!column.elements && column.kind == JsonKind::kBool) {
+    if (column.kind == ValueKind::kBool) {
         std::vector<uint8_t> bits((column.count + 7) / 8);
         for (size_t i = 0; i < column.count; ++i)
             bits[i / 8] |= static_cast<uint8_t>((column.values.data()[i] & 1) << (i % 8));
         values = nb::cast(copy_of(bits.data(), bits.size()));
-    } else if (!column.elements) {
+    } else {
         values = take(std::move(column.values), column.value_bytes());
     }
-    return nb::make_tuple(column.count, column.nulls.size(), validity, offsets, values, elements);
+    return nb::make_tuple(column.count, column.nulls.size(), validity, offsets, values, children);
 }
+
+// Texts to decode: a sequence of bytes, or one text of which each is a part. They stay while this does.
+class Texts {
+  public:
+    Texts(nb::object texts, const std::optional<In<int64_t>>& starts,
+          const std::optional<In<int64_t>>& ends) {
+        size_t total = 0;
+        if (starts) {
+            if (!nb::isinstance<nb::bytes>(texts) || !ends || ends->shape(0) != starts->shape(0))
+                raise("ShapeError", "parts of bytes have as many starts as ends");
+            owner_ = texts;
+            const auto* data = reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(owner_.ptr()));
+            total = static_cast<size_t>(PyBytes_GET_SIZE(owner_.ptr()));
+            all.reserve(starts->shape(0));
+            for (size_t i = 0; i < starts->shape(0); ++i) {
+                const int64_t start = starts->data()[i];
+                const int64_t end = ends->data()[i];
+                if (start < 0 || end < start || static_cast<size_t>(end) > total)
+                    raise("ShapeError", "part " + std::to_string(i) + " lies outside the text");
+                all.push_back({data + start, static_cast<size_t>(end - start)});
+            }
+        } else {
+            // A tuple holds its texts, whatever other threads do to a list.
+            owner_ = nb::steal(PySequence_Tuple(texts.ptr()));
+            if (!owner_.is_valid()) throw nb::python_error();
+            all.reserve(nb::len(owner_));
+            for (nb::handle text : owner_) {
+                if (!PyBytes_Check(text.ptr())) raise("ShapeError", "texts must be bytes");
+                const auto size = static_cast<size_t>(PyBytes_GET_SIZE(text.ptr()));
+                all.push_back({reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(text.ptr())), size});
+                total += size;
+            }
+        }
+        // Offsets into strings are int32.
+        if (total > std::numeric_limits<int32_t>::max())
+            raise("ShapeError",
+                  "texts of one call must be smaller than 2 GiB, got " + std::to_string(total) + " bytes");
+    }
+
+    std::vector<Text> all;
+
+  private:
+    nb::object owner_;
+};
 
 // Decodes `texts`: a list of bytes, or one text of which each is a part.
 nb::tuple decode_json(nb::object texts, const nb::list& wanted, uint32_t max_depth,
@@ -179,48 +223,17 @@ nb::tuple decode_json(nb::object texts, const nb::list& wanted, uint32_t max_dep
     std::vector<JsonField> fields;
     for (nb::handle item : wanted) {
         const auto field = nb::cast<nb::tuple>(item);
-        fields.push_back({nb::cast<std::string>(field[0]), read_json_kind(nb::cast<std::string>(field[1])),
+        fields.push_back({nb::cast<std::string>(field[0]), read_value_kind(nb::cast<std::string>(field[1])),
                           nb::cast<bool>(field[2])});
     }
-    // A tuple holds its texts while other threads may change the list.
-    nb::object owner = starts ? texts : nb::steal(PySequence_Tuple(texts.ptr()));
-    if (!owner.is_valid()) throw nb::python_error();
-    std::vector<JsonText> found;
-    size_t total = 0;
-    if (starts) {
-        if (!nb::isinstance<nb::bytes>(owner) || !ends || ends->shape(0) != starts->shape(0))
-            raise("ShapeError", "parts of bytes have as many starts as ends");
-        const auto whole = nb::cast<nb::bytes>(owner);
-        const auto* data = reinterpret_cast<const uint8_t*>(whole.c_str());
-        total = whole.size();
-        found.reserve(starts->shape(0));
-        for (size_t i = 0; i < starts->shape(0); ++i) {
-            const int64_t start = starts->data()[i];
-            const int64_t end = ends->data()[i];
-            if (start < 0 || end < start || static_cast<size_t>(end) > total)
-                raise("ShapeError", "part " + std::to_string(i) + " lies outside the text");
-            found.push_back({data + start, static_cast<size_t>(end - start)});
-        }
-    } else {
-        found.reserve(nb::len(owner));
-        for (nb::handle text : owner) {
-            if (!PyBytes_Check(text.ptr())) raise("ShapeError", "texts must be bytes");
-            const auto size = static_cast<size_t>(PyBytes_GET_SIZE(text.ptr()));
-            found.push_back({reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(text.ptr())), size});
-            total += size;
-        }
-    }
-    // Offsets into strings are int32.
-    if (total > std::numeric_limits<int32_t>::max())
-        raise("ShapeError",
-              "texts of one call must be smaller than 2 GiB, got " + std::to_string(total) + " bytes");
+    const Texts found(texts, starts, ends);
     JsonRows made;
     {
         nb::gil_scoped_release release;
-        made = read_json(found, fields, max_depth);
+        made = read_json(found.all, fields, max_depth);
     }
     nb::list columns;
-    for (JsonColumn& column : made.columns) columns.append(take_column(column));
+    for (Column& column : made.columns) columns.append(take_column(column));
     nb::list rejects;
     for (const JsonReject& reject : made.rejects)
         rejects.append(nb::make_tuple(reject.index, static_cast<int>(reject.fault), reject.column));

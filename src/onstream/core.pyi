@@ -134,9 +134,9 @@ def decode_json(
     -------
     rows : int
     columns : list of tuple
-        For each field (count, nulls, validity, offsets, values, elements): the number of values and of nulls, the
+        For each field (count, nulls, validity, offsets, values, children): the number of values and of nulls, the
         bitmap of what is there (None without nulls), the int32 offsets of strings and lists, the bytes of the values
-        (None if there are none), and the same tuple again for the elements of lists.
+        (None if there are none), and a list of the same tuples for what lists and structs hold.
     rejects : list of (int, int, int)
         Text, why it is no row, and the first field to blame, else -1. 1: it is not valid JSON (RFC 8259, in UTF-8,
         no lone surrogates). 2: valid, but no object. 3: nested too deep. 4: a field is given twice. 5: a value is not

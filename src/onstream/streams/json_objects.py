@@ -16,6 +16,7 @@ import pyarrow.json as pa_json
 
 from onstream.core import decode_json
 from onstream.errors import JobError
+from onstream.streams.core_columns import to_array
 from onstream.streams.misfits import failing, misfit
 
 __all__ = ["MAX_DEPTH", "JsonObjects", "infer_types"]
@@ -110,7 +111,7 @@ class JsonObjects:
             # Such a batch still has rows.
             return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([]))), bad
         columns = [
-            _array(pa.string() if kind == "json" else self.schema.field(i).type, parts[i])
+            to_array(pa.string() if kind == "json" else self.schema.field(i).type, parts[i])
             for i, (_, kind, _) in enumerate(self._fields)
         ]
         misfits: dict[int, str] = {}
@@ -146,18 +147,6 @@ def _kind(type: pa.DataType) -> tuple[str, bool]:
     if pa.types.is_list(type) and str(type.value_type) in _FLAT_TYPES:
         return str(type.value_type), True
     return "json", False
-
-
-def _array(type: pa.DataType, parts: tuple[Any, ...]) -> pa.Array:
-    """Return what the core decoded as an array."""
-    count, nulls, *buffers, elements = parts
-    validity, offsets, values = (None if part is None else pa.py_buffer(part) for part in buffers)
-    if elements is not None:
-        children = [_array(type.value_type, elements)]
-        return pa.Array.from_buffers(type, count, [validity, offsets], nulls, children=children)
-    values = pa.py_buffer(b"") if values is None else values
-    texts = [validity, offsets, values] if offsets is not None else [validity, values]
-    return pa.Array.from_buffers(type, count, texts, nulls)
 
 
 def _parses(values: pa.Array, type: pa.DataType) -> bool:
