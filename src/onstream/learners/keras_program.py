@@ -259,7 +259,7 @@ def acts_otherwise(program: Program, parts: Mapping[str, Array]) -> bool:
         training = program.outputs(_tensors(parts), training=True)
         predicting = program.try_out(parts)
     pairs = (_arrays(training[name], predicting[name]) for name in training)
-        return any(not np.array_equal(one, other) for one, other in pairs)
+    return any(not np.array_equal(one, other) for one, other in pairs)
 
 
 def rows_are_apart(program: Program, parts: Mapping[str, Array]) -> bool:
