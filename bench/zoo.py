@@ -112,7 +112,14 @@ def layout_of(row: Row) -> Layout:
 def batch_of(**parts: Any) -> Batch:
     empty: dict[str, Any] = {"keys": {}, "offsets": {}, "tensors": {}, "groups": {}, "positions": {}}
     numbers = np.empty((BATCH_ROWS, 0), np.float32)
-    rest = {"num_rows": BATCH_ROWS, "numbers": numbers, "weights": None, "now": 0, "rejects": (), "state": State()}
+    rest = {
+        "num_rows": BATCH_ROWS,
+        "numbers": numbers,
+        "weights": None,
+        "now": 0,
+        "rejects": (),
+        "state": State(),
+    }
     return Batch(**{**empty, **rest, **parts})
 
 

@@ -1,4 +1,4 @@
-"""The networks of the zoo in plain PyTorch: `nn.Embedding` with sparse gradients, and pairs written as in the papers."""
+"""The networks of the zoo in plain PyTorch: `nn.Embedding` with sparse gradients, and pairs as papers write them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class PlainAFM(nn.Module):
     def __init__(self, columns: int, dim: int, attention: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(1))
-        self.attention = nn.Sequential(nn.Linear(dim, attention), nn.ReLU(), nn.Linear(attention, 1, bias=False))
+        self.attention = nn.Sequential(
+            nn.Linear(dim, attention), nn.ReLU(), nn.Linear(attention, 1, bias=False)
+        )
         self.pooled = nn.Linear(dim, 1, bias=False)
         self.register_buffer("pairs", torch.triu_indices(columns, columns, 1))
 

@@ -1,67 +1,246 @@
-"""Job files to begin with: what `onstream init` writes."""
+"""Job files to begin with: what `onstream init` writes, with the networks of the zoo in them, and sample data."""
 
 from __future__ import annotations
 
+import ast
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.resources import files
 from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from onstream.errors import JobError
+from onstream.features import Declaration, Id, IdList, Label, Number, Tensor, render
 
-__all__ = ["TEMPLATES", "job_text", "write_sample"]
+__all__ = ["TEMPLATES", "Template", "job_text", "template_of", "write_sample"]
 
-_LR = '''\
-class LR(nn.Module):
-    """Logistic regression: one weight an id, learned in the tables."""
+Features: TypeAlias = list[Declaration]
+Fit: TypeAlias = Callable[[Features, str], tuple[Features, str]]
+"""(features, network) -> (features as the network needs them, expression that makes it)."""
 
-    def __init__(self):
-        super().__init__()
-        self.rest = nn.LazyLinear(1)
+_WIDTH = 110
 
-    def forward(self, x):
-        return x.stack().sum((1, 2)) + self.rest(x.numbers()).squeeze(1)
-'''
+# Floats of one vector of an FFM, of which an id has as many as there are features.
+_FFM_VECTOR = 4
 
-_MLP = '''\
-class MLP(nn.Module):
-    """A deep network over embeddings and numbers."""
+_CLICKS: Features = [
+    Id("user"),
+    Id("ad"),
+    Id("site"),
+    Number("price", log=True, standardize=True),
+    Label("click"),
+]
+_HISTORIES: Features = [
+    Id("user"),
+    Id("item"),
+    IdList("history", separator="|"),
+    Label("click"),
+]
+_IMAGES: Features = [Tensor("image", (28, 28), scale=1 / 255), Label("shape", "class", classes=4)]
 
-    def __init__(self):
-        super().__init__()
-        self.deep = nn.Sequential(nn.LazyLinear(128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
 
-    def forward(self, x):
-        return self.deep(torch.cat([x.stack().flatten(1), x.numbers()], 1))
-'''
+def _as_they_are(features: Features, network: str) -> tuple[Features, str]:
+    return features, network
 
-_DEEPFM = '''\
-class DeepFM(nn.Module):
-    """Guo et al. 2017: pairwise products of embeddings, beside a deep network over them."""
 
-    def __init__(self):
-        super().__init__()
-        self.deep = nn.Sequential(nn.LazyLinear(128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
+def _one_wide(features: Features, network: str) -> tuple[Features, str]:
+    """Give ids rows of one weight."""
+    return [replace(f, dim=1) if isinstance(f, Id | IdList) else f for f in features], network
 
-    def forward(self, x):
-        v = x.stack()  # (rows, features, dim)
-        pairs = 0.5 * (v.sum(1).square() - v.square().sum(1)).sum(1)
-        return pairs + self.deep(torch.cat([v.flatten(1), x.numbers()], 1)).squeeze(1)
-'''
 
-TEMPLATES = {"deepfm": _DEEPFM, "mlp": _MLP, "lr": _LR}
-"""Networks by name."""
+def _field_aware(features: Features, network: str) -> tuple[Features, str]:
+    """Give ids one vector for each feature with rows."""
+    ids = [f for f in features if isinstance(f, Id | IdList)]
+    dim = _FFM_VECTOR * len(ids)
+    return [replace(f, dim=dim) if isinstance(f, Id | IdList) else f for f in features], network
 
-_SAMPLE_FEATURES = (
-    'Id("user")',
-    'Id("ad")',
-    'Id("site")',
-    'Number("price", log=True, standardize=True)',
-    'Label("click")',
-)
+
+def _with_history(features: Features, network: str) -> tuple[Features, str]:
+    """Pad the first list, and let it share the rows of the id that is nearest before it."""
+    history = next((f for f in features if isinstance(f, IdList)), None)
+    ids = [f for f in features if isinstance(f, Id)]
+    if history is None or not ids:
+        raise JobError(
+            f"the template of {network} needs a column of ids and one of lists of ids, such as item and history; "
+            f"the source has {render(features)}"
+        )
+    candidate = [f for f in ids if features.index(f) < features.index(history)][-1:] or ids[:1]
+    name = candidate[0].name
+    padded = replace(history, dim=None, pooling="pad", length=20, shared=name)
+    fitted = [padded if f is history else f for f in features]
+    return fitted, f'lambda: {network}("{name}", "{history.name}")'
+
+
+def _by_label(features: Features, network: str) -> tuple[Features, str]:
+    """Name the labels to the network."""
+    names = ", ".join(f'"{f.name}"' for f in features if isinstance(f, Label))
+    return features, f"lambda: {network}({names})"
+
+
+def _of_image(features: Features, network: str) -> tuple[Features, str]:
+    """Keep the first image, as (channels, height, width), and the class."""
+    image = next((f for f in features if isinstance(f, Tensor)), None)
+    label = next((f for f in features if isinstance(f, Label) and f.task == "class"), None)
+    shape = _image_shape(image.shape) if image else None
+    if image is None or shape is None or label is None:
+        raise JobError(
+            f"the template of {network} needs a column of images and a label of classes, such as 28 x 28 bytes and "
+            f"a digit; the source has {render(features)}"
+        )
+    return (
+        [replace(image, shape=shape), label],
+        f'lambda: {network}("{image.name}", classes={label.classes})',
+    )
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """Return the shape of an image with its channels first; a flat one is square. None if it is no image."""
+    match shape:
+        case (size,) if math.isqrt(size) ** 2 == size:
+            return 1, math.isqrt(size), math.isqrt(size)
+        case (height, width):
+            return 1, height, width
+        case (channels, height, width):
+            return channels, height, width
+    return None
+
+
+@dataclass(frozen=True)
+class Template:
+    """A network of the zoo and what a job file needs around it.
+
+    Attributes
+    ----------
+    file : str
+        Of the zoo, without its suffix.
+    network : str
+        The class in it.
+    fit : callable
+        Makes given features those that the network takes.
+    sample : list of Declaration
+        Features of the sample data, before `fit`.
+    write : callable
+        Writes (path, number of rows) of sample data.
+    suffix : str
+        Of the file that it writes.
+    rows : int
+        How many rows are enough to learn from.
+    batch_size : int
+    """
+
+    file: str
+    network: str
+    fit: Fit
+    sample: Sequence[Declaration]
+    write: Callable[[Path, int], None]
+    suffix: str = ".csv"
+    rows: int = 20_000
+    batch_size: int = 256
+
+    def code(self) -> str:
+        """Return the classes of the zoo's file, with the first lines of their documentation."""
+        text = (files("onstream.zoo") / f"{self.file}.py").read_text(encoding="utf-8")
+        lines = text.splitlines()
+        # From the last line to the first, so that places of what comes before stay.
+        tree = ast.parse(text)
+        documented = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef)]
+        for node in sorted(documented, key=lambda n: -n.lineno):
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                short = f'    """{str(first.value.value).splitlines()[0]}"""'
+                kept = [short] if isinstance(node, ast.ClassDef) else []
+                lines[first.lineno - 1 : first.end_lineno] = kept
+        begin = next(at for at, line in enumerate(lines) if line.startswith("class "))
+        return "\n".join(lines[begin:])
+
+
+def write_clicks(path: Path, rows: int, *, purchases: bool = False) -> None:
+    """Write made-up clicks: who likes which ad; some who like it a lot also buy."""
+    draw = random.Random(0)
+    taste = [draw.gauss(0, 1) for _ in range(500)]
+    appeal = [draw.gauss(0, 1) for _ in range(200)]
+    with path.open("w") as file:
+        file.write("user,ad,site,price,click" + (",buy\n" if purchases else "\n"))
+        for _ in range(rows):
+            user, ad = min(int(draw.expovariate(0.01)), 499), min(int(draw.expovariate(0.02)), 199)
+            site, price = f"site-{draw.randrange(20)}", round(draw.lognormvariate(1, 1), 2)
+            liking = taste[user] + appeal[ad] + 0.5 * draw.gauss(0, 1)
+            bought = f",{int(liking > 1 + 0.1 * price)}" if purchases else ""
+            file.write(f"user-{user},{ad},{site},{price},{int(liking > 1)}{bought}\n")
+
+
+def write_histories(path: Path, rows: int) -> None:
+    """Write made-up histories: whoever has seen items of the kind of this one clicks."""
+    draw = random.Random(0)
+    with path.open("w") as file:
+        file.write("user,item,history,click\n")
+        for _ in range(rows):
+            user, item = draw.randrange(500), draw.randrange(100)
+            history = [draw.randrange(100) for _ in range(draw.randrange(1, 12))]
+            alike = sum(seen % 10 == item % 10 for seen in history)
+            clicked = alike > 0 if draw.random() < 0.9 else draw.random() < 0.5
+            file.write(f"user-{user},{item},{'|'.join(map(str, history))},{int(clicked)}\n")
+
+
+def write_shapes(path: Path, rows: int) -> None:
+    """Write made-up images: bars, crosses, frames and discs, in noise."""
+    draw = np.random.default_rng(0)
+    across, down = np.meshgrid(np.arange(28), np.arange(28))
+    kinds = draw.integers(0, 4, rows)
+    images = draw.integers(0, 96, (rows, 28, 28))
+    for image, kind in zip(images, kinds, strict=True):
+        x, y = np.abs(across - draw.integers(9, 19)), np.abs(down - draw.integers(9, 19))
+        size = draw.integers(4, 8)
+        near = np.maximum(x, y) <= size
+        drawn = (y <= 1, (x <= 1) | (y <= 1), np.maximum(x, y) >= size - 1, x * x + y * y <= size * size)
+        image[near & drawn[kind]] += 128
+    flat = pa.array(images.astype(np.uint8).reshape(-1))
+    columns = {"image": pa.FixedSizeListArray.from_arrays(flat, 28 * 28), "shape": pa.array(kinds)}
+    pq.write_table(pa.table(columns), path)
+
+
+TEMPLATES = {
+    "deepfm": Template("deepfm", "DeepFM", _as_they_are, _CLICKS, write_clicks),
+    "mlp": Template("mlp", "MLP", _as_they_are, _CLICKS, write_clicks),
+    "lr": Template("lr", "LR", _one_wide, _CLICKS, write_clicks),
+    "fm": Template("fm", "FM", _as_they_are, _CLICKS, write_clicks),
+    "ffm": Template("ffm", "FFM", _field_aware, _CLICKS, write_clicks),
+    "afm": Template("afm", "AFM", _as_they_are, _CLICKS, write_clicks),
+    "nfm": Template("nfm", "NFM", _as_they_are, _CLICKS, write_clicks),
+    "wide_deep": Template("wide_deep", "WideDeep", _as_they_are, _CLICKS, write_clicks),
+    "dcn": Template("dcn", "DCN", _as_they_are, _CLICKS, write_clicks),
+    "din": Template("din", "DIN", _with_history, _HISTORIES, write_histories),
+    "mmoe": Template(
+        "mmoe", "MMoE", _by_label, [*_CLICKS, Label("buy")], partial(write_clicks, purchases=True)
+    ),
+    "lenet": Template("lenet", "LeNet", _of_image, _IMAGES, write_shapes, ".parquet", 3_000, 64),
+    "vgg": Template("vgg", "VGG", _of_image, _IMAGES, write_shapes, ".parquet", 3_000, 64),
+}
+"""Templates by name; the first is the one that is taken if none is asked for."""
+
+
+def template_of(name: str) -> Template:
+    """Return a template.
+
+    Raises
+    ------
+    JobError
+        If there is none of that name.
+    """
+    if name not in TEMPLATES:
+        raise JobError(f"there is no template {name!r}; there are {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]
 
 
 def job_text(
-    name: str, template: str, stream: str, directory: str, features: Sequence[str] = _SAMPLE_FEATURES
+    name: str, template: str, stream: str, directory: str, features: Sequence[Declaration] | None = None
 ) -> str:
     """Return the text of a job file.
 
@@ -75,74 +254,60 @@ def job_text(
         A path, directory or glob of files to read.
     directory : str
         Where the model is kept.
-    features : sequence of str
-        Declarations as Python expressions.
+    features : sequence of Declaration, optional
+        What is in the stream; by default, what is in the template's sample data.
 
     Raises
     ------
     JobError
-        If there is no such template.
+        If there is no such template, or the features are not such as its network takes.
     """
-    if template not in TEMPLATES:
-        raise JobError(f"there is no template {template!r}; there are {', '.join(TEMPLATES)}")
-    if template == "lr":
-        features = [_one_wide(feature) for feature in features]
-    network = TEMPLATES[template]
-    kind = network.split("(")[0].removeprefix("class ")
-    names = sorted({"Files", "Job", "Torch", *(feature.split("(")[0] for feature in features)})
-    torch = "import torch\n" if "torch." in network else ""
+    chosen = template_of(template)
+    fitted, made = chosen.fit(list(chosen.sample if features is None else features), chosen.network)
+    code = chosen.code()
+    declared = render(fitted)
+    names = {"Files", "Job", "Torch", *(text.split("(")[0] for text in declared)}
+    if "Inputs" in code:
+        names.add("Inputs")
+    torch = "import torch\n" if "torch." in code else ""
     return f'''\
 """Learns from a stream. Check it: onstream check {name}; run it: onstream train {name}"""
 
-{torch}from torch import nn
+{torch}from torch import Tensor, nn
 
-from onstream import {", ".join(names)}
-
-features = [
-{_wrapped(features)}]
+from onstream import {", ".join(sorted(names))}
 
 
-{network}
+{code}
+
 
 job = Job(
     stream=Files({_quoted(stream)}),
-    features=features,
-    learner=Torch({kind}, optimizer="adam", lr=1e-3),
+{_listed("features=", declared)}\
+    learner=Torch({made}, optimizer="adam", lr=1e-3),
     directory={_quoted(directory)},
-    batch_size=256,
+    batch_size={chosen.batch_size},
 )
 '''
 
 
-def write_sample(path: Path, rows: int = 20_000) -> None:
-    """Write made-up clicks to a CSV file, so that a new job file has something to learn from."""
-    draw = random.Random(0)
-    taste = [draw.gauss(0, 1) for _ in range(500)]
-    appeal = [draw.gauss(0, 1) for _ in range(200)]
-    with path.open("w") as file:
-        file.write("user,ad,site,price,click\n")
-        for _ in range(rows):
-            user, ad = min(int(draw.expovariate(0.01)), 499), min(int(draw.expovariate(0.02)), 199)
-            site, price = f"site-{draw.randrange(20)}", round(draw.lognormvariate(1, 1), 2)
-            liked = taste[user] + appeal[ad] + 0.5 * draw.gauss(0, 1) > 1
-            file.write(f"user-{user},{ad},{site},{price},{int(liked)}\n")
+def write_sample(path: Path, template: str = "deepfm", rows: int | None = None) -> None:
+    """Write made-up examples for a template, so that a new job file has something to learn from."""
+    chosen = template_of(template)
+    chosen.write(path, rows or chosen.rows)
 
 
-def _wrapped(features: Sequence[str], width: int = 110) -> str:
-    """Return list items, as many a line as fit."""
+def _listed(before: str, items: Sequence[str]) -> str:
+    """Return a list on one line if it fits, else as many items a line as fit."""
+    whole = f"    {before}[{', '.join(items)}],\n"
+    if len(whole) <= _WIDTH + 1:
+        return whole
     lines = [""]
-    for feature in features:
-        if lines[-1] and len(lines[-1]) + len(feature) + 6 > width:
+    for item in items:
+        if lines[-1] and len(lines[-1]) + len(item) + 2 > _WIDTH:
             lines.append("")
-        lines[-1] += f" {feature}," if lines[-1] else f"    {feature},"
-    return "".join(f"{text}\n" for text in lines)
-
-
-def _one_wide(feature: str) -> str:
-    """Return an id feature with rows of one weight."""
-    if not feature.startswith(("Id(", "IdList(")) or "dim=" in feature:
-        return feature
-    return f"{feature[:-1]}, dim=1)"
+        lines[-1] += f" {item}," if lines[-1] else f"        {item},"
+    return f"    {before}[\n" + "".join(f"{text}\n" for text in lines) + "    ],\n"
 
 
 def _quoted(text: str) -> str:

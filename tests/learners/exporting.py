@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from onstream import zoo
 from onstream.contracts import Field, Label, Layout, TableSpec
 from onstream.learners import Torch
-from onstream.templates import TEMPLATES
 from tests.learners.batches import drawn
 
 BINARY = (Label("click", "binary"),)
@@ -26,13 +26,6 @@ def ids(count: int, table="t", dim=4) -> tuple[Field, ...]:
 
 def numbers(count: int) -> tuple[Field, ...]:
     return tuple(Field(f"n{j}", "number", column=j) for j in range(count))
-
-
-def template(name: str) -> type[nn.Module]:
-    """Return a network that `onstream init` writes."""
-    scope = {"nn": nn, "torch": torch}
-    exec(TEMPLATES[name], scope)
-    return next(kind for key, kind in scope.items() if isinstance(kind, type) and issubclass(kind, nn.Module))
 
 
 class Lists(nn.Module):
@@ -144,10 +137,10 @@ class Numbers(nn.Module):
 
 
 NETWORKS = {
-    "lr": (template("lr"), made(*ids(3, dim=1), *numbers(2))),
-    "mlp": (template("mlp"), made(*ids(3), *numbers(1))),
-    "deepfm": (template("deepfm"), made(*ids(3), *numbers(1))),
-    "deepfm without numbers": (template("deepfm"), made(*ids(3))),
+    "lr": (zoo.LR, made(*ids(3, dim=1), *numbers(2))),
+    "mlp": (zoo.MLP, made(*ids(3), *numbers(1))),
+    "deepfm": (zoo.DeepFM, made(*ids(3), *numbers(1))),
+    "deepfm without numbers": (zoo.DeepFM, made(*ids(3))),
     "lists": (
         Lists,
         made(

@@ -23,7 +23,10 @@ NETWORKS = {
     "dcn": (zoo.DCN, made(*ids(3), *numbers(2))),
     "mlp": (zoo.MLP, made(*ids(3), *numbers(2))),
     "din": (partial(zoo.DIN, "t0", "history"), HISTORY),
-    "mmoe": (partial(zoo.MMoE, "click", "buy"), made(*ids(3), labels=(Label("click", "binary"), Label("buy", "binary")))),
+    "mmoe": (
+        partial(zoo.MMoE, "click", "buy"),
+        made(*ids(3), labels=(Label("click", "binary"), Label("buy", "binary"))),
+    ),
     "lenet": (partial(zoo.LeNet, classes=3), IMAGE),
     "vgg": (partial(zoo.VGG, classes=3), IMAGE),
 }

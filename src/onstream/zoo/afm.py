@@ -9,7 +9,7 @@ __all__ = ["AFM"]
 
 
 class AFM(nn.Module):
-    """Attentional factorization machine: the pairs of an FM, weighed by a small network.
+    """Attentional factorization machine (Xiao et al. 2017): the pairs of an FM, weighed by a small network.
 
     Tells pairs that matter from those that are noise. The first number of a row is the id's weight, the others are its
     vector.

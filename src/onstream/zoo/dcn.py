@@ -1,7 +1,5 @@
 """Deep & Cross Network V2."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -13,13 +11,13 @@ __all__ = ["DCN"]
 class Cross(nn.LazyLinear):
     """A linear layer as wide as its input."""
 
-    def initialize_parameters(self, input: Any) -> None:
+    def initialize_parameters(self, input: Tensor) -> None:
         self.out_features = input.shape[1]
         super().initialize_parameters(input)
 
 
 class DCN(nn.Module):
-    """DCN V2: layers that multiply the input with learned mixtures of it, below a deep network.
+    """DCN V2 (Wang et al. 2021): layers that multiply the input with learned mixtures of it, and a network.
 
     Each cross layer raises the order of the interactions by one. Choose it where more than pairs count, and where
     numbers interact with ids.

@@ -9,7 +9,7 @@ __all__ = ["DeepFM"]
 
 
 class DeepFM(nn.Module):
-    """DeepFM: a factorization machine beside a deep network over the same vectors.
+    """DeepFM (Guo et al. 2017): a factorization machine beside a deep network over the same vectors.
 
     A strong first choice for clicks. The first number of a row is the id's weight, the others are its vector.
 

@@ -9,7 +9,7 @@ __all__ = ["DIN"]
 
 
 class DIN(nn.Module):
-    """Deep Interest Network: of a user's history, what has to do with the candidate counts most.
+    """Deep Interest Network (Zhou et al. 2018): what of a history has to do with the candidate counts most.
 
     Choose it where there are histories. The history is an `IdList` with ``pooling="pad"`` that shares the rows of the
     candidate's `Id`.

@@ -9,7 +9,7 @@ __all__ = ["FFM"]
 
 
 class FFM(nn.Module):
-    """Field-aware factorization machine: each id has one vector for each feature that it may meet.
+    """Field-aware factorization machine (Juan et al. 2016): of an id, one vector for each feature it may meet.
 
     Stronger than `FM` where a pair's meaning depends on the features it is of, for rows that are as many times
     longer: `dim` of the ids is the number of features times that of a vector, such as 4.

@@ -9,7 +9,7 @@ __all__ = ["FM"]
 
 
 class FM(nn.Module):
-    """Factorization machine: a weight for each id and, for each pair of ids, the product of their vectors.
+    """Factorization machine (Rendle 2010): a weight for each id, and for each pair the product of their vectors.
 
     Learns which ids go together, also of pairs that never met, at the cost of a linear model. The first number of a
     row is the id's weight, the others are its vector.

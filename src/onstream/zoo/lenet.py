@@ -8,7 +8,7 @@ __all__ = ["LeNet"]
 
 
 class LeNet(nn.Module):
-    """LeNet-5: two convolutions and three layers, for small images such as digits.
+    """LeNet-5 (LeCun et al. 1998): two convolutions and three layers, for small images such as digits.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ __all__ = ["MMoE"]
 
 
 class MMoE(nn.Module):
-    """Multi-gate Mixture-of-Experts: several labels learn together, each from its own mixture of shared networks.
+    """Multi-gate Mixture-of-Experts (Ma et al. 2018): each label learns from its mixture of shared networks.
 
     Choose it for labels that have much but not all in common, such as click and purchase.
 

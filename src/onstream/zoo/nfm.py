@@ -9,7 +9,7 @@ __all__ = ["NFM"]
 
 
 class NFM(nn.Module):
-    """Neural factorization machine: the pairs of an FM summed to one vector, and a network over it.
+    """Neural factorization machine (He, Chua 2017): the pairs of an FM as one vector, and a network over it.
 
     A small deep network: its first layer is as wide as one vector, however many features there are. The first number
     of a row is the id's weight, the others are its vector.

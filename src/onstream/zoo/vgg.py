@@ -8,7 +8,7 @@ __all__ = ["VGG"]
 
 
 class VGG(nn.Module):
-    """VGG: blocks of 3 x 3 convolutions, each block at half the size of the one before.
+    """VGG (Simonyan, Zisserman 2015): blocks of 3 x 3 convolutions, each half the size of the one before.
 
     More exact than `LeNet`, and slower. The widths are a quarter of the paper's, for images of about 28 x 28.
 

@@ -9,7 +9,7 @@ __all__ = ["WideDeep"]
 
 
 class WideDeep(nn.Module):
-    """Wide & Deep: a linear model that remembers beside a deep network that generalises.
+    """Wide & Deep (Cheng et al. 2016): a linear model that remembers beside a network that generalises.
 
     The first number of a row is the id's weight in the wide part; the deep part sees the rest. Crossed features,
     which the paper's wide part lives of, are columns of the source, such as user and ad in one text.
