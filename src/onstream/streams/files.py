@@ -150,6 +150,11 @@ class Files:
         """Whether it follows its files or gives rows at a pace."""
         return self.follow or self.rate is not None
 
+    @property
+    def in_turn(self) -> bool:
+        """True: files are read one after the other, so that a join takes one for ended when the next begins."""
+        return True
+
     def select(self, names: Iterable[str]) -> Files:
         """Return the same stream, decoding only these of its columns."""
         wanted = tuple(n for n in dict.fromkeys(names) if self.columns is None or n in self.columns)
