@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onstream.client import Client
-    from onstream.evolution import Episodes, Gym, Policy, Sampler
+    from onstream.evolution import Episodes, Evolution, Gym, Policy, Sampler, Strategy
     from onstream.features import EventTime, Group, Id, IdList, Label, Number, Tensor, Weight
     from onstream.feedback import (
         DelayedFeedback,
@@ -47,6 +47,7 @@ __all__ = [
     "Episodes",
     "EventPace",
     "EventTime",
+    "Evolution",
     "Expire",
     "FakeNegativeCalibrated",
     "FakeNegativeWeighted",
@@ -73,6 +74,7 @@ __all__ = [
     "Sampler",
     "SeenTimes",
     "Slices",
+    "Strategy",
     "Tensor",
     "Torch",
     "Uniform",

@@ -2,6 +2,7 @@
 
 from onstream.evolution.beside import running_samplers
 from onstream.evolution.environments import Environment, Episodes, Gym
+from onstream.evolution.learner import Evolution
 from onstream.evolution.model import Model, begin
 from onstream.evolution.noise import NoiseTable, antithetic_keys
 from onstream.evolution.policy import Policy
@@ -14,6 +15,7 @@ from onstream.evolution.updater import Progress, Updater
 __all__ = [
     "Environment",
     "Episodes",
+    "Evolution",
     "Gym",
     "Model",
     "NoiseTable",

@@ -13,6 +13,7 @@ from onstream.contracts import Array, Positions, State
 from onstream.errors import CheckpointError, JobError
 from onstream.evolution.policy import Policy, Scoring
 from onstream.evolution.solver import Solver, Update
+from onstream.evolution.strategy import Strategy
 from onstream.evolution.vectors import Shapes, arrays_of, flatten, shapes_of, split
 from onstream.learners.export import export_network
 
@@ -97,7 +98,8 @@ class Model:
             for name, array in learner.arrays.items()
             if name.startswith(_PREFIX)
         }
-        solver = Solver.restore(flatten(arrays, shapes), learner, changes)
+        strategy = _changed(learner.facts["strategy"], changes or {})
+        solver = Solver.restore(flatten(arrays, shapes), learner, strategy)
         solver.became(manifest.version)
         return cls(
             solver,
@@ -177,3 +179,15 @@ def open_log(directory: str | Path) -> tuple[CheckpointLog, Manifest]:
             f"{str(path)!r} holds no policy; begin one with `onstream es init POLICY.py {path}`"
         )
     return log, newest
+
+
+# What ties rewards that are logged already to their noise.
+_TIED = ("sigma", "seed", "noise_size")
+
+
+def _changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Strategy:
+    for name in changes:
+        if name not in settings or name in _TIED:
+            allowed = [known for known in settings if known not in _TIED]
+            raise JobError(f"a policy that learns can change {', '.join(allowed)}; got {name!r}")
+    return Strategy(**{**settings, **changes})

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onstream.contracts import Array, Rows, State
-from onstream.errors import CheckpointError, JobError, ShapeError
+from onstream.contracts import Rows, State
+from onstream.errors import CheckpointError, ShapeError
 from onstream.evolution.noise import NoiseTable, noise_size
 from onstream.evolution.shaping import SHAPINGS
 from onstream.evolution.steps import STEPS
@@ -177,48 +175,40 @@ class Solver:
         )
 
     @classmethod
-    def restore(cls, parameters: Rows, state: State, changes: Mapping[str, Any] | None = None) -> Solver:
-        """Return the solver of a state, with some of its strategy changed.
+    def restore(cls, parameters: Rows, state: State, strategy: Strategy | None = None) -> Solver:
+        """Return the solver of a state.
+
+        Parameters
+        ----------
+        parameters : ndarray of float32, shape (n,)
+        state : State
+        strategy : Strategy, optional
+            To go on with, if not with that of the state. Another optimizer begins anew.
 
         Raises
         ------
         CheckpointError
-            If the state is not one of a solver, or numpy here makes other noise than where it began.
-        JobError
-            If a change is no setting, or one that ties old rewards to their noise: sigma, seed, noise_size.
+            If the state is not one of a solver, or numpy here makes other noise than where it was written.
         """
         facts = state.facts
         try:
-            strategy = Strategy(**facts["strategy"] | {"noise_size": facts["noise"]["size"]})
+            stored = Strategy(**facts["strategy"])
             solver = cls(
                 parameters,
-                _changed(strategy, changes or {}),
+                strategy or stored,
                 discount=facts["discount"],
                 max_staleness=facts["max_staleness"],
             )
             solver.updates = int(facts["updates"])
             solver._lineage = {int(version): int(at) for version, at in facts["lineage"]}
-            checksum = int(facts["noise"]["checksum"])
-            arrays: dict[str, Array] = {
-                name.removeprefix("steps/"): array
-                for name, array in state.arrays.items()
-                if name.startswith("steps/")
-            }
-            if solver.strategy.optimizer == strategy.optimizer:
+            if solver.strategy.optimizer == stored.optimizer:
+                prefix = "steps/"
+                arrays = {n.removeprefix(prefix): a for n, a in state.arrays.items() if n.startswith(prefix)}
                 solver._steps.load(arrays)
+            same = (solver.noise.seed, solver.noise.size) == (stored.seed, facts["noise"]["size"])
+            checksum = int(facts["noise"]["checksum"])
         except (LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the checkpoint holds no state of a solver: {error!r}") from error
-        solver.noise.check(checksum)
+        if same:
+            solver.noise.check(checksum)
         return solver
-
-
-_TIED = ("sigma", "seed", "noise_size")
-
-
-def _changed(strategy: Strategy, changes: Mapping[str, Any]) -> Strategy:
-    settings = asdict(strategy)
-    for name in changes:
-        if name not in settings or name in _TIED:
-            allowed = [known for known in settings if known not in _TIED]
-            raise JobError(f"a model that learns can change {', '.join(allowed)}; got {name!r}")
-    return Strategy(**settings | dict(changes))
