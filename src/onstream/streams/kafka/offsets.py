@@ -85,7 +85,7 @@ def begin_at(
     consumer: Consumer,
     partitions: Sequence[str],
     known: Positions,
-    start: Start,
+    starts: Mapping[str, Start],
     on_loss: LossPolicy,
     timeout_s: float,
 ) -> list[Begin]:
@@ -96,10 +96,9 @@ def begin_at(
     consumer : Consumer
     partitions : sequence of str
     known : Positions
-        Where to read on, for partitions that were read before, and for others of their topics. A partition with a
-        higher number than any that is known of its topic is a new one: it begins at its first message.
-    start : Start
-        Where partitions begin that are not known.
+        Where to read on in partitions that were read before.
+    starts : mapping of str to Start
+        Where each partition begins if it was not.
     on_loss : {"raise", "skip"}
     timeout_s : float
 
@@ -110,22 +109,17 @@ def begin_at(
     confluent_kafka.KafkaException
         If the broker does not answer.
     """
-    highest: dict[str, int] = {}
-    for name in known:
-        if "#" not in name:
-            topic, number = place_of(name)
-            highest[topic] = max(number, highest.get(topic, 0))
     oldest = _offsets(consumer, dict.fromkeys(partitions, _OLDEST), timeout_s)
-    since = start_ms(start)
     asked: dict[str, int] = {}
     wanted = {}
     for name in partitions:
-        topic, number = place_of(name)
+        start = starts[name]
+        since = start_ms(start)
         if name in known:
             wanted[name] = known[name]
         elif isinstance(start, Mapping) and name in start:
             wanted[name] = start[name]
-        elif start == "latest" and number <= highest.get(topic, number):
+        elif start == "latest":
             asked[name] = _NEWEST
         elif since is not None:
             asked[name] = since
@@ -142,7 +136,8 @@ def begin_at(
         if offset < oldest[name]:
             rejects = (lost(name, offset, oldest[name], on_loss),)
             offset = oldest[name]
-        begins.append(Begin(name, offset, rejects, since if name in found and name not in late else None))
+        by_time = name in found and name not in late
+        begins.append(Begin(name, offset, rejects, start_ms(starts[name]) if by_time else None))
     return begins
 
 

@@ -13,7 +13,7 @@ from onstream.errors import StreamError
 from onstream.streams.kafka.client import name_of, new_consumer, place_of, topic_partition
 from onstream.streams.kafka.fetched import Ended, Fetched
 from onstream.streams.kafka.handover import Handover
-from onstream.streams.kafka.offsets import Begin, begin_at, lost
+from onstream.streams.kafka.offsets import Begin, Start, begin_at, lost
 from onstream.streams.kafka.patience import Patience
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ __all__ = ["Poller"]
 
 T = TypeVar("T")
 
-_POLL_S = 0.1
+_POLL_S = 0.05
 _CALL_S = 2.0
 _JOIN_S = 15.0
+_ENDS_S = 0.5
 
 # A learner that takes nothing for this long has its partitions paused. Pausing drops what librdkafka has fetched
 # ahead, so a learner that is only slower than the broker must not cause it.
@@ -81,9 +82,9 @@ class Poller:
         self._committed: Positions = {}
         self._commit_failed = False
         self._look_at = 0.0
-        self._lock = threading.Lock()
-        self._closed = False
-        self._ends: dict[str, int] = {}
+        self._ends: Positions = {}
+        self._first_ends: Positions = {}
+        self._ends_due = 0.0
         self.settled = False
         self._consumer = new_consumer(
             stream.servers,
@@ -113,14 +114,12 @@ class Poller:
         self._fetched.hold(partitions)
         self._held = frozenset(partitions)
 
-    def end_of(self, partition: str) -> int | None:
-        """Return the offset after the newest message of a partition, as the broker said last; None if it has not."""
-        with self._lock:
-            if not self._closed and partition in self._own:
-                _, end = self._consumer.get_watermark_offsets(topic_partition(partition), cached=True)
-                if end >= 0:
-                    self._ends[partition] = end
-        return self._ends.get(partition)
+    def end_of(self, partition: str, *, at_first: bool = False) -> int | None:
+        """Return the offset after the newest message, as the broker said last or when it was first asked for some.
+
+        None as long as it has not.
+        """
+        return (self._first_ends if at_first else self._ends).get(partition)
 
     def idle(self) -> None:
         """Fetch no more, but keep the place in the group, so that what was given can be kept and committed."""
@@ -173,6 +172,7 @@ class Poller:
         first = self._consumer.poll(_POLL_S)
         self._raise_failure()
         if first is None:
+            self._look_at_ends()
             if self._patience.tried:
                 self._probe()
             return
@@ -181,6 +181,7 @@ class Poller:
         others = [message for message in messages if message.error() is not None]
         if others:
             messages = [message for message in messages if message.error() is None]
+        self._look_at_ends()
         if messages:
             self._patience.answered()
             self._fetched.put(messages)
@@ -226,6 +227,20 @@ class Poller:
         self._fetched.tell(Begin(partition, oldest, (reject,)))
         self._consumer.incremental_unassign([topic_partition(partition)])
         self._consumer.incremental_assign([topic_partition(partition, oldest)])
+
+    def _look_at_ends(self, *, at_once: bool = False) -> None:
+        """Keep what the broker said of the ends of partitions.
+
+        Nobody else may ask the consumer: its calls wait for each other, and this thread hardly ever pauses.
+        """
+        due = at_once or time.monotonic() >= self._ends_due
+        if due:
+            self._ends_due = time.monotonic() + _ENDS_S
+        for name in self._own if due else self._own - self._first_ends.keys():
+            _, end = self._consumer.get_watermark_offsets(topic_partition(name), cached=True)
+            if end >= 0:
+                self._ends[name] = end
+                self._first_ends.setdefault(name, end)
 
     def _stall(self) -> None:
         """Keep polling while nothing can be taken."""
@@ -348,7 +363,12 @@ class Poller:
                 known[name] = max(offset, known.get(name, 0))
         begins = self._patiently(
             lambda: begin_at(
-                self._consumer, partitions, known, self._stream.start, self._stream.on_loss, _CALL_S
+                self._consumer,
+                partitions,
+                known,
+                self._start_of(partitions, known),
+                self._stream.on_loss,
+                _CALL_S,
             )
         )
         if begins is None:
@@ -360,6 +380,24 @@ class Poller:
         self._consumer.incremental_assign([topic_partition(b.partition, b.offset) for b in begins])
         if self._stalled:
             self._consumer.pause([topic_partition(b.partition) for b in begins])
+
+    def _start_of(self, partitions: Sequence[str], known: Positions) -> dict[str, Start]:
+        """Return where each partition begins that has no position.
+
+        Of one that came up since reading began, nothing was missed before its first message.
+        """
+        highest: dict[str, int] = {}
+        for name in known:
+            topic, number = place_of(name)
+            highest[topic] = max(number, highest.get(topic, 0))
+        found: dict[str, Start] = {}
+        for name in partitions:
+            topic, number = place_of(name)
+            named = topic in self._stream.topics
+            new = number > highest[topic] if topic in highest else bool(known) and not named
+            came_up = new or (self.settled and not self._stream.shared)
+            found[name] = "earliest" if came_up else self._stream.start
+        return found
 
     def _give_up(self, partitions: Sequence[str]) -> None:
         self._own -= set(partitions)
@@ -479,11 +517,8 @@ class Poller:
     def _finish(self) -> None:
         """Leave: with what is durable committed, and with the newest ends known."""
         try:
-            for name in self.own:
-                self.end_of(name)
+            self._look_at_ends(at_once=True)
             if self._failure is None:
                 self._commit_kept(wait=True)
         finally:
-            with self._lock:
-                self._closed = True
             self._consumer.close()

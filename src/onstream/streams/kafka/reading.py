@@ -56,6 +56,7 @@ class Reading:
         self._fetched = Fetched(max_rows)
         self._before = dict(positions)
         self._here: Positions = {}
+        self._began: Positions = {}
         self._inside: dict[str, tuple[int, int]] = {}
         self._not_before: dict[str, int] = {}
         self._until: Positions = {}
@@ -96,11 +97,11 @@ class Reading:
 
     def behind(self, positions: Positions) -> int | None:
         """Return how many messages lie after `positions`, in partitions whose end is known; None if none is."""
-        ends = {name: self._poller.end_of(name) for name in self._here}
+        ends = {name: self._poller.end_of(name) for name in tuple(self._began)}
         known = {name: end for name, end in ends.items() if end is not None}
         if not known:
             return None
-        return sum(max(0, end - positions.get(name, self._here[name])) for name, end in known.items())
+        return sum(max(0, end - positions.get(name, self._began[name])) for name, end in known.items())
 
     def close(self) -> None:
         """Commit what is durable, and let go of the consumer."""
@@ -112,7 +113,7 @@ class Reading:
     def _begun(self, begin: Begin) -> Iterator[Chunk]:
         """Turn to a partition that was taken, or moved on by retention."""
         name, offset = begin.partition, begin.offset
-        self._here[name] = offset
+        self._here[name] = self._began[name] = offset
         self._done.discard(name)
         rows = self._before.get(inner_name(name), 0)
         if self._before.get(name) == offset and rows:
@@ -165,7 +166,7 @@ class Reading:
         if name in self._done:
             return []
         if name not in self._until:
-            end = self._poller.end_of(name)
+            end = self._poller.end_of(name, at_first=True)
             if end is None:
                 return messages
             self._until[name] = end
