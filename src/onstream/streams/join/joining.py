@@ -247,7 +247,6 @@ class Joining:
     def capture(self) -> JoinCapture:
         """Return all that is remembered, as it is now."""
         waiting, memory = self._waiting, self._memory
-        impressions, feedback = waiting.impressions, waiting.feedback
         known = waiting.watermark != NEVER
         return JoinCapture(
             facts={
@@ -273,7 +272,7 @@ class Joining:
                 )
                 - waiting.figures.closed,
                 waiting_feedback=sum(p.batch.num_rows for p in waiting.feedback_pieces.pieces),
-                memory_bytes=memory.used_bytes + impressions.size_bytes + feedback.size_bytes,
+                memory_bytes=memory.used_bytes + memory.index_bytes,
                 spilled_bytes=memory.spilled_bytes,
                 watermark=waiting.watermark if known else None,
                 newest=self._newest if known else None,

@@ -27,7 +27,7 @@ _FULL_SHARE = 16
 
 
 class Memory:
-    """What rows may take in memory, and where those go that do not fit.
+    """What all that waits may take in memory, and where rows go that do not fit.
 
     Parameters
     ----------
@@ -38,14 +38,26 @@ class Memory:
     Attributes
     ----------
     used_bytes, spilled_bytes : int
-        In memory and on disk now.
+        What rows take in memory and on disk now.
+    index_bytes : int
+        What is needed to find them, and stays in memory; whoever has it says how much it is.
     """
 
     def __init__(self, limit_bytes: int, folder: Path) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.spilled_bytes = 0
+        self.index_bytes = 0
         self._folder = folder
+
+    @property
+    def too_much(self) -> bool:
+        """Whether rows must move out: a fifth is left for those on their way in and out.
+
+        However large the index is, waiting rows have an eighth.
+        """
+        room = self.limit_bytes * 4 // 5 - self.index_bytes
+        return self.used_bytes > max(room, self.limit_bytes // 8)
 
     @property
     def full_bytes(self) -> int:
@@ -240,7 +252,7 @@ class Pieces:
     def _make_room(self) -> None:
         """Move rows to disk until the others fit: the newest full pieces first, as they are needed last."""
         memory = self.memory
-        while memory.used_bytes > memory.limit_bytes:
+        while memory.too_much:
             here = [piece for piece in self.pieces if not piece.spilled]
             full = [piece for piece in here if self._full(piece)]
             if full:
@@ -277,6 +289,8 @@ class Pieces:
     def _spill(self, piece: Piece) -> None:
         self._uncount(piece)
         piece.spill(self.memory)
+        # Allocators keep what is given back to them, and this was much.
+        pa.default_memory_pool().release_unused()
         self.memory.spilled_bytes += piece.size_bytes
 
     def _next_serial(self) -> int:

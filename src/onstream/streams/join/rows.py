@@ -18,7 +18,7 @@ __all__ = ["Column", "Generation", "Rows", "Zone"]
 Numbers = npt.NDArray[np.int64]
 
 _ZONE_ROWS = 1 << 16
-_LEAST_ROWS = 1 << 12
+_LEAST_ROWS = 1 << 16
 _MOST_ROWS = 1 << 24
 
 # A generation holds this share of the rows that wait when it begins: few of them have to be searched.

@@ -74,6 +74,7 @@ class Waiting:
         self.watermark = NEVER
         self.released = NEVER
         self.partitions: list[str] = []
+        self._memory = memory
         self.impression_pieces = Pieces(memory)
         self.feedback_pieces = Pieces(memory)
         self.clear()
@@ -193,6 +194,7 @@ class Waiting:
         self.impression_pieces.forget(self.released)
         self.feedback.forget(self.released - life - self._lateness)
         self.feedback_pieces.forget(self.released)
+        self._memory.index_bytes = self.impressions.size_bytes + self.feedback.size_bytes
 
     def _is_new(self, keys: JoinKeys) -> npt.NDArray[np.bool_]:
         """Return which keys are the first of their kind, and of no impression that waits."""
