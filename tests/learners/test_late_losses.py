@@ -72,19 +72,21 @@ def check_against(policy, expected, kept=1.0):
 def test_fake_negative_weighted_is_ktenas_importance_weighted_log_loss():
     def expected(z, y, phase, elapsed, auxiliary):
         f = sigmoid(z)
-        return np.where(y == 1, -(1 + f) * np.log(f), -(1 - f) * (1 + f) * np.log(1 - f))
+        w = np.minimum(f, 0.9)
+        return np.where(y == 1, -(1 + w) * np.log(f), -(1 - w) * (1 + w) * np.log(1 - f))
 
     (z, y, *_), late, losses = check_against(POLICIES[0], expected)
     losses.sum().backward()
     # Weights are constants: the gradient of the log loss alone, weighted.
     f = sigmoid(z)
-    weight = np.where(y == 1, 1 + f, (1 - f) * (1 + f))
+    w = np.minimum(f, 0.9)
+    weight = np.where(y == 1, 1 + w, (1 - w) * (1 + w))
     np.testing.assert_allclose(late.logits.grad.numpy(), weight * (f - y), rtol=1e-6)
 
 
 def test_fake_negative_weighted_weighs_by_the_chance_in_the_full_stream():
     def expected(z, y, phase, elapsed, auxiliary):
-        f, full = sigmoid(z), sigmoid(z + np.log(0.1))
+        f, full = sigmoid(z), np.minimum(sigmoid(z + np.log(0.1)), 0.9)
         return np.where(y == 1, -(1 + full) * np.log(f), -(1 - full) * (1 + full) * np.log(1 - f))
 
     check_against(POLICIES[0], expected, kept=0.1)
@@ -118,7 +120,7 @@ def test_delayed_feedback_is_chapelles_likelihood_in_two_parts():
 def test_elapsed_time_sampling_weighs_by_late_and_real_chances():
     def expected(z, y, phase, elapsed, auxiliary):
         late_chance = np.minimum(np.exp(auxiliary["delayed"]), 1)
-        real = 1 - np.minimum(np.exp(auxiliary["fake"]), 1)
+        real = np.maximum(1 - np.exp(auxiliary["fake"]), 0.1)
         weighted = np.where(
             y == 1,
             -(1 + late_chance) * np.log(sigmoid(z)),
@@ -133,7 +135,7 @@ def test_elapsed_time_sampling_weighs_by_late_and_real_chances():
     (z, y, _, _, auxiliary), late, losses = check_against(POLICIES[3], expected)
     losses.sum().backward()
     late_chance = np.minimum(np.exp(auxiliary["delayed"]), 1)
-    real = 1 - np.minimum(np.exp(auxiliary["fake"]), 1)
+    real = np.maximum(1 - np.exp(auxiliary["fake"]), 0.1)
     weight = np.where(y == 1, 1 + late_chance, (1 + late_chance) * real)
     np.testing.assert_allclose(late.logits.grad.numpy(), weight * (sigmoid(z) - y), rtol=1e-6)
 

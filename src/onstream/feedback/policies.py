@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 # Where nothing else is said: the first look at an impression, as a share of its window, and how many are measured.
-_AFTER_SHARE = 0.05
+_AFTER_SHARE = 0.01
 _MEASURED = 0.1
 
 
@@ -189,7 +189,7 @@ class _After(Policy):
     Parameters
     ----------
     after : float or str, optional
-        When, in seconds or as "10m"; by default after a twentieth of the window.
+        When, in seconds or as "10m"; by default after a hundredth of the window.
     measured : float
         Share of impressions of which the metrics score the prediction made when they came. With 0, they score
         that made `after` later.
@@ -232,7 +232,7 @@ class DelayedFeedback(_After):
     Parameters
     ----------
     after : float or str, optional
-        When to look first, in seconds or as "10m"; by default after a twentieth of the window.
+        When to look first, in seconds or as "10m"; by default after a hundredth of the window.
     measured : float
         Share of impressions of which the metrics score the prediction made when they came; with 0, they score
         that made `after` later.
@@ -265,7 +265,7 @@ class ElapsedTimeSampling(_After):
     Parameters
     ----------
     after : float or str, optional
-        When to look, in seconds or as "10m"; by default after a twentieth of the window. Longer makes fewer fake
+        When to look, in seconds or as "10m"; by default after a hundredth of the window. Longer makes fewer fake
         negatives and an older model.
     measured : float
         Share of impressions of which the metrics score the prediction made when they came; with 0, they score
@@ -312,7 +312,7 @@ def policy_of(wanted: str | Policy, window_s: float, lateness_s: float = 0.0) ->
     Examples
     --------
     >>> policy_of("elapsed_time_sampling", 3600).early_s
-    180.0
+    36.0
     """
     if isinstance(wanted, str):
         if wanted not in POLICIES:

@@ -30,6 +30,9 @@ __all__ = ["LATE_LOSSES", "Late", "LateLoss", "auxiliary_names", "late_policy", 
 
 # Nothing is known of delays before the first: a twentieth of what is asked of is slow, and none is sure.
 _FIRST_SHARE = math.log(0.05)
+# A model that is all but sure would give negatives no weight, and so never learn that it is wrong: where it went too
+# far, after a run of corrections and no impressions, it would stay. Chances above this are not to be expected.
+_MOST_CHANCE = 0.9
 # At most e^8 feedbacks a window, so that exponentials stay finite.
 _MOST_RATE = 8.0
 
@@ -115,11 +118,13 @@ def make_late(label: Label, emission: Emission, logits: Tensor, labels: Tensor) 
 def fake_negative_weighted(late: Late, policy: Policy, kept: float) -> Tensor:
     r"""Weigh positives by :math:`1 + f` and negatives by :math:`(1 - f)(1 + f)`; no gradient flows to the weights.
 
+    In the weights, :math:`f` is at most 0.9.
+
     References
     ----------
     S. I. Ktena et al. (2019), see `onstream.feedback.FakeNegativeWeighted`.
     """
-    chance = torch.sigmoid(late.logits.detach() + math.log(kept))
+    chance = torch.sigmoid(late.logits.detach() + math.log(kept)).clamp(max=_MOST_CHANCE)
     positive = (1 + chance) * F.softplus(-late.logits)
     negative = (1 - chance) * (1 + chance) * F.softplus(late.logits)
     return torch.where(late.labels > 0, positive, negative)
@@ -168,11 +173,11 @@ def elapsed_time_sampling(late: Late, policy: Policy, kept: float) -> Tensor:
     References
     ----------
     J.-Q. Yang et al. (2021), see `onstream.feedback.ElapsedTimeSampling`; there both are fitted on the outcomes of
-    a day before.
+    a day before. In the weights, :math:`p_{rn}` is at least 0.1.
     """
     delayed, fake = late.auxiliary["delayed"], late.auxiliary["fake"]
     late_chance = delayed.detach().clamp(max=0).exp()
-    real = 1 - fake.detach().clamp(max=0).exp()
+    real = (1 - fake.detach().clamp(max=0).exp()).clamp(min=1 - _MOST_CHANCE)
     positive = (1 + late_chance) * F.softplus(-late.logits)
     negative = (1 + late_chance) * real * F.softplus(late.logits)
     corrects = (late.phase == Phase.CORRECTION).float()
