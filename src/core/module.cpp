@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "avro.h"
 #include "hash.h"
 #include "json.h"
 #include "table.h"
@@ -22,6 +23,9 @@ using namespace nb::literals;
 
 namespace onstream {
 namespace {
+
+// Of what is read by recursion.
+constexpr int kMaxDepth = 512;
 
 template <typename T>
 using In = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;  // (n,)
@@ -237,6 +241,59 @@ nb::tuple decode_json(nb::object texts, const nb::list& wanted, uint32_t max_dep
     nb::list rejects;
     for (const JsonReject& reject : made.rejects)
         rejects.append(nb::make_tuple(reject.index, static_cast<int>(reject.fault), reject.column));
+    return nb::make_tuple(made.rows, columns, rejects);
+}
+
+// (kind, wanted, target, size, symbols, children) of a value of Avro.
+AvroNode read_avro_node(nb::handle from, int depth) {
+    static const std::pair<const char*, AvroKind> kKinds[] = {
+        {"null", AvroKind::kNull},   {"boolean", AvroKind::kBoolean}, {"int", AvroKind::kInt},
+        {"long", AvroKind::kLong},   {"float", AvroKind::kFloat},     {"double", AvroKind::kDouble},
+        {"bytes", AvroKind::kBytes}, {"string", AvroKind::kString},   {"fixed", AvroKind::kFixed},
+        {"enum", AvroKind::kEnum},   {"array", AvroKind::kArray},     {"map", AvroKind::kMap},
+        {"union", AvroKind::kUnion}, {"record", AvroKind::kRecord}};
+    static const std::pair<const char*, ValueKind> kTargets[] = {
+        {"", ValueKind::kNull},        {"bool", ValueKind::kBool},   {"int32", ValueKind::kInt32},
+        {"int64", ValueKind::kInt64},  {"float", ValueKind::kFloat}, {"double", ValueKind::kDouble},
+        {"text", ValueKind::kText},    {"fixed", ValueKind::kFixed}, {"list", ValueKind::kList},
+        {"struct", ValueKind::kStruct}};
+    if (depth > kMaxDepth) raise("ShapeError", "a schema is nested too deep");
+    const auto facts = nb::cast<nb::tuple>(from);
+    const auto kind = nb::cast<std::string>(facts[0]);
+    const auto target = nb::cast<std::string>(facts[2]);
+    const auto* found =
+        std::find_if(std::begin(kKinds), std::end(kKinds), [&](auto& k) { return kind == k.first; });
+    const auto* aim =
+        std::find_if(std::begin(kTargets), std::end(kTargets), [&](auto& k) { return target == k.first; });
+    if (found == std::end(kKinds) || aim == std::end(kTargets))
+        raise("ShapeError", "there is no kind '" + kind + "' that becomes '" + target + "'");
+    AvroNode node;
+    node.kind = found->second;
+    node.wanted = nb::cast<bool>(facts[1]);
+    node.target = aim->second;
+    node.size = nb::cast<size_t>(facts[3]);
+    for (nb::handle symbol : nb::cast<nb::list>(facts[4]))
+        node.symbols.push_back(nb::cast<std::string>(symbol));
+    for (nb::handle child : nb::cast<nb::list>(facts[5]))
+        node.children.push_back(read_avro_node(child, depth + 1));
+    return node;
+}
+
+nb::tuple decode_avro(nb::object texts, nb::object record) {
+    const AvroNode node = read_avro_node(record, 0);
+    if (node.kind != AvroKind::kRecord || !fits(node))
+        raise("ShapeError", "the record cannot become columns");
+    const Texts found(texts, std::nullopt, std::nullopt);
+    AvroRows made;
+    {
+        nb::gil_scoped_release release;
+        made = read_avro(found.all, node);
+    }
+    nb::list columns;
+    for (Column& column : made.columns) columns.append(take_column(column));
+    nb::list rejects;
+    for (const AvroReject& reject : made.rejects)
+        rejects.append(nb::make_tuple(reject.index, static_cast<int>(reject.fault)));
     return nb::make_tuple(made.rows, columns, rejects);
 }
 
@@ -467,6 +524,8 @@ NB_MODULE(core, m) {
 
     m.def("decode_json", &decode_json, "texts"_a, "fields"_a, "max_depth"_a, "starts"_a = nb::none(),
           "ends"_a = nb::none());
+
+    m.def("decode_avro", &decode_avro, "texts"_a, "record"_a);
 
     nb::class_<Table>(m, "Table")
         .def(

@@ -154,6 +154,42 @@ def decode_json(
     GIL is released.
     """
 
+def decode_avro(
+    texts: Sequence[bytes], record: tuple[Any, ...]
+) -> tuple[int, list[tuple[Any, ...]], list[tuple[int, int]]]:
+    """Decode binary Avro records into columns, in the layout of Arrow arrays.
+
+    Parameters
+    ----------
+    texts : sequence of bytes
+        One record each. Together smaller than 2 GiB.
+    record : tuple
+        How a value is written and what it becomes: (kind, wanted, target, size, symbols, children). `kind` is the name
+        of a type of Avro, or "union". `wanted` says whether a field of a record becomes a column. `target` is "" for
+        null, "bool", "int32", "int64", "float", "double", "text", "fixed", "list" or "struct"; all branches of a
+        union have its own. `size` is that of a "fixed", `symbols` are those of an "enum", `children` the fields,
+        branches, or what an array or map holds.
+
+    Returns
+    -------
+    rows : int
+    columns : list of tuple
+        For each wanted field, as `decode_json` returns them. A map is a list of structs of key and value.
+    rejects : list of (int, int)
+        Text, and why it is no row. 1: it ends too early. 2: it goes on after the record. 3: it holds what its type
+        cannot be. 4: a string is not UTF-8.
+
+    Raises
+    ------
+    ShapeError
+        If the texts are no bytes or are too large, or the record cannot become columns: an array of values without
+        bytes, or a union whose values have no column in common.
+
+    Notes
+    -----
+    The GIL is released.
+    """
+
 class Table:
     """Rows of float32 by 64-bit key, each with the state of its optimizer, last-seen time and count.
 
