@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         FakeNegativeCalibrated,
         FakeNegativeWeighted,
         Wait,
+        WhenKnown,
     )
     from onstream.job import Job, load_job
     from onstream.learners import Inputs, Keras, River, Torch
@@ -79,6 +80,7 @@ __all__ = [
     "Torch",
     "Uniform",
     "Wait",
+    "WhenKnown",
     "Weight",
     "load_job",
 ]

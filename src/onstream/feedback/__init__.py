@@ -11,6 +11,7 @@ from onstream.feedback.policies import (
     FakeNegativeWeighted,
     Policy,
     Wait,
+    WhenKnown,
     policy_of,
 )
 
@@ -22,6 +23,7 @@ __all__ = [
     "Labelling",
     "Policy",
     "Wait",
+    "WhenKnown",
     "chosen",
     "elapsed_column",
     "labelling_of",

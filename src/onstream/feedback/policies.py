@@ -21,6 +21,7 @@ __all__ = [
     "FakeNegativeWeighted",
     "Policy",
     "Wait",
+    "WhenKnown",
     "policy_of",
 ]
 
@@ -47,11 +48,14 @@ class Policy:
         negative when the window closes as well.
     weighs : bool
         Whether the learner needs a loss of its own.
+    at_feedback : bool
+        Whether the first row goes out as soon as feedback comes, final, and when the window closes without any.
     """
 
     kind: ClassVar[str]
     corrects: ClassVar[Literal["none", "feedback", "all"]] = "feedback"
     weighs: ClassVar[bool] = True
+    at_feedback: ClassVar[bool] = False
 
     window_s: float = math.inf
     lateness_s: float = 0.0
@@ -142,6 +146,25 @@ class Wait(Policy):
 
     def _check(self) -> None:
         _check_share(self, self.measured)
+
+
+@dataclass(frozen=True)
+class WhenKnown(Wait):
+    """Emit an impression once, as soon as its feedback comes; without any, when its window closes.
+
+    For labels with a value, where feedback tells every outcome, good or bad: an arrival, late or not; a payment or its
+    refusal. Labels are right, and as fresh as they can be. Where feedback tells only one outcome, as clicks do, and
+    silence is the other, the one would be learned early and the other late: use `Wait`, or a policy that makes up
+    for it. Any learner can be used.
+
+    Parameters
+    ----------
+    measured : float
+        As of `Wait`.
+    """
+
+    kind: ClassVar[str] = "when_known"
+    at_feedback: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -284,6 +307,7 @@ POLICIES: dict[str, type[Policy]] = {
     policy.kind: policy
     for policy in (
         Wait,
+        WhenKnown,
         FakeNegativeWeighted,
         FakeNegativeCalibrated,
         DelayedFeedback,
