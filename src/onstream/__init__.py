@@ -80,8 +80,8 @@ __all__ = [
     "Torch",
     "Uniform",
     "Wait",
-    "WhenKnown",
     "Weight",
+    "WhenKnown",
     "load_job",
 ]
 
