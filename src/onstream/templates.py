@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from onstream.errors import JobError
 from onstream.features import Declaration, Id, IdList, Label, Number, Tensor, render
+from onstream.tables import Normal
 
 __all__ = ["TEMPLATES", "Template", "job_text", "template_of", "write_sample"]
 
@@ -63,7 +65,7 @@ def _field_aware(features: Features, network: str) -> tuple[Features, str]:
 
 
 def _with_history(features: Features, network: str) -> tuple[Features, str]:
-    """Pad the first list, and let it share the rows of the id that is nearest before it."""
+    """Pad the first list of ids, and let it share the rows of the id that is nearest before it."""
     history = next((f for f in features if isinstance(f, IdList)), None)
     ids = [f for f in features if isinstance(f, Id)]
     if history is None or not ids:
@@ -71,11 +73,12 @@ def _with_history(features: Features, network: str) -> tuple[Features, str]:
             f"the template of {network} needs a column of ids and one of lists of ids, such as item and history; "
             f"the source has {render(features)}"
         )
-    candidate = [f for f in ids if features.index(f) < features.index(history)][-1:] or ids[:1]
-    name = candidate[0].name
-    padded = replace(history, dim=None, pooling="pad", length=20, shared=name)
-    fitted = [padded if f is history else f for f in features]
-    return fitted, f'lambda: {network}("{name}", "{history.name}")'
+    candidate = [*ids[:1], *(f for f in ids if features.index(f) < features.index(history))][-1]
+    # What is alike shows in the products of vectors, so these must not begin too small.
+    begun = replace(candidate, initial=Normal(std=0.3))
+    padded = replace(history, dim=None, pooling="pad", length=20, shared=candidate.name)
+    fitted = [begun if f is candidate else padded if f is history else f for f in features]
+    return fitted, f'lambda: {network}("{candidate.name}", "{history.name}")'
 
 
 def _by_label(features: Features, network: str) -> tuple[Features, str]:
@@ -94,10 +97,9 @@ def _of_image(features: Features, network: str) -> tuple[Features, str]:
             f"the template of {network} needs a column of images and a label of classes, such as 28 x 28 bytes and "
             f"a digit; the source has {render(features)}"
         )
-    return (
-        [replace(image, shape=shape), label],
-        f'lambda: {network}("{image.name}", classes={label.classes})',
-    )
+    channels = "" if shape[0] == 1 else f", channels={shape[0]}"
+    made = f'lambda: {network}("{image.name}", classes={label.classes}{channels})'
+    return [replace(image, shape=shape), label], made
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
@@ -177,15 +179,16 @@ def write_clicks(path: Path, rows: int, *, purchases: bool = False) -> None:
 
 
 def write_histories(path: Path, rows: int) -> None:
-    """Write made-up histories: whoever has seen items of the kind of this one clicks."""
+    """Write made-up histories: who looks at an item again clicks."""
     draw = random.Random(0)
     with path.open("w") as file:
         file.write("user,item,history,click\n")
         for _ in range(rows):
             user, item = draw.randrange(500), draw.randrange(100)
-            history = [draw.randrange(100) for _ in range(draw.randrange(1, 12))]
-            alike = sum(seen % 10 == item % 10 for seen in history)
-            clicked = alike > 0 if draw.random() < 0.9 else draw.random() < 0.5
+            history = [draw.randrange(100) for _ in range(draw.randrange(4, 12))]
+            if draw.random() < 0.5:
+                history[draw.randrange(len(history))] = item
+            clicked = item in history if draw.random() < 0.9 else draw.random() < 0.5
             file.write(f"user-{user},{item},{'|'.join(map(str, history))},{int(clicked)}\n")
 
 
@@ -216,7 +219,7 @@ TEMPLATES = {
     "nfm": Template("nfm", "NFM", _as_they_are, _CLICKS, write_clicks),
     "wide_deep": Template("wide_deep", "WideDeep", _as_they_are, _CLICKS, write_clicks),
     "dcn": Template("dcn", "DCN", _as_they_are, _CLICKS, write_clicks),
-    "din": Template("din", "DIN", _with_history, _HISTORIES, write_histories),
+    "din": Template("din", "DIN", _with_history, _HISTORIES, write_histories, batch_size=64),
     "mmoe": Template(
         "mmoe", "MMoE", _by_label, [*_CLICKS, Label("buy")], partial(write_clicks, purchases=True)
     ),
@@ -266,7 +269,7 @@ def job_text(
     fitted, made = chosen.fit(list(chosen.sample if features is None else features), chosen.network)
     code = chosen.code()
     declared = render(fitted)
-    names = {"Files", "Job", "Torch", *(text.split("(")[0] for text in declared)}
+    names = {"Files", "Job", "Torch", *re.findall(r"(\w+)\(", " ".join(declared))}
     if "Inputs" in code:
         names.add("Inputs")
     torch = "import torch\n" if "torch." in code else ""

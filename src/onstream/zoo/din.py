@@ -20,21 +20,24 @@ class DIN(nn.Module):
         Names of the two features.
     hidden : tuple of int
         Widths of the hidden layers.
-    attention : int
-        Width of the network that weighs the history.
 
     References
     ----------
     Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, equation 3: weights are not
     normalised, so that many like items count more than one. With PReLU instead of Dice.
+
+    Notes
+    -----
+    What is alike shows in the products of vectors: let the rows begin wider than by default, such as with
+    ``initial=Normal(0, 0.3)``, and attention is found much sooner.
     """
 
-    def __init__(
-        self, candidate: str, history: str, hidden: tuple[int, ...] = (128, 64), attention: int = 36
-    ) -> None:
+    def __init__(self, candidate: str, history: str, hidden: tuple[int, ...] = (128, 64)) -> None:
         super().__init__()
         self.candidate, self.history = candidate, history
-        self.attention = nn.Sequential(nn.LazyLinear(attention), nn.PReLU(), nn.LazyLinear(1))
+        self.attention = nn.Sequential(
+            nn.LazyLinear(64), nn.PReLU(), nn.Linear(64, 32), nn.PReLU(), nn.Linear(32, 1)
+        )
         layers = [layer for width in hidden for layer in (nn.LazyLinear(width), nn.PReLU())]
         self.deep = nn.Sequential(*layers, nn.LazyLinear(1))
 

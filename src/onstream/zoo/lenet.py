@@ -16,6 +16,8 @@ class LeNet(nn.Module):
         Name of the `Tensor` feature, of shape (channels, height, width), such as (1, 28, 28).
     classes : int
         Of the label.
+    channels : int
+        Of the image.
 
     References
     ----------
@@ -23,12 +25,12 @@ class LeNet(nn.Module):
     II.B, with ReLU and maxima instead of sigmoids and averages, as is usual today.
     """
 
-    def __init__(self, image: str = "image", classes: int = 10) -> None:
+    def __init__(self, image: str = "image", classes: int = 10, channels: int = 1) -> None:
         super().__init__()
         self.image = image
         self.layers = nn.Sequential(
-            *(nn.LazyConv2d(6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.LazyConv2d(16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(channels, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Flatten(), nn.LazyLinear(120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
             nn.Linear(84, classes),
         )
