@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from onstream.learners.keras_predictor import ProgramPredictor
 try:
     import jax
     from jax import export
+    from jax._src.interpreters.mlir import make_ir_context
     from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import stablehlo
 except ImportError as error:
     raise MissingExtraError(f"this model was exported by JAX ({error}): pip install jax") from error
 
@@ -48,7 +51,15 @@ def export_stablehlo(
         jax.ShapeDtypeStruct((rows, *part.shape), str(part.dtype).removeprefix("torch.")) for part in parts
     ]
     made = export.export(jax.jit(predict, keep_unused=True), platforms=["cpu"])(values, batch)
-    return bytes(made.serialize())
+    # As a text a module has no places of the user's code, which are not for those who get the model.
+    with make_ir_context():
+        module = stablehlo.serialize_portable_artifact(
+            ir.Module.parse(made.mlir_module()),
+            stablehlo.get_version_from_compatibility_requirement(
+                stablehlo.StablehloCompatibilityRequirement.WEEK_4
+            ),
+        )
+    return bytes(replace(made, mlir_module_serialized=module).serialize())
 
 
 class StableHloPredictor(ProgramPredictor):
@@ -87,8 +98,6 @@ class StableHloPredictor(ProgramPredictor):
 
 def _check(module: str) -> None:
     """Raise unless a module holds pure operations of StableHLO alone."""
-    from jax._src.interpreters.mlir import make_ir_context
-
     refused: list[str] = []
 
     def look(operation: Any) -> Any:

@@ -37,9 +37,9 @@ class TensorFlowStep:
         self._leaf_names = [name for name in specs if name.startswith(("ids/", "list/"))]
         row = [tf.TensorSpec((None,), tf.float32)] * len(program.layout.labels)
         parts = list(specs.values())
-        self._predict = tf.function(self._predicted, input_signature=[parts])
+        self._predict = tf.function(self._predicted, input_signature=[parts], autograph=False)
         self._learn = tf.function(
-            self._learned, input_signature=[parts, row, row, tf.TensorSpec((), tf.float32)]
+            self._learned, input_signature=[parts, row, row, tf.TensorSpec((), tf.float32)], autograph=False
         )
 
     def read(self) -> None:
