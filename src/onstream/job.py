@@ -387,7 +387,7 @@ def _describe(part: Any) -> dict[str, Any]:
     """Return what can be told of a part as plain values."""
     described: dict[str, Any] = {"kind": type(part).__name__}
     for item in fields(part) if is_dataclass(part) else ():
-        if item.init or item.name in vars(part):
+        if not item.name.startswith("_") and (item.init or item.name in vars(part)):
             value = getattr(part, item.name)
             plain = isinstance(value, str | int | float | bool | type(None))
             text = value if plain else _name(value)

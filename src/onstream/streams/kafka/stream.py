@@ -229,6 +229,10 @@ class Kafka:
         if self._run.reading is not None:
             self._run.reading.hold(partitions)
 
+    def expected_partitions(self) -> Collection[str]:
+        """Return the partitions that are read, as soon as they are known."""
+        return () if self._run.reading is None else self._run.reading.own
+
     def kept(self, positions: Positions) -> None:
         """Take note that a checkpoint with these positions is durable, and commit them to the group."""
         self._run.kept = dict(positions)
