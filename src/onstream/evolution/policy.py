@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from onstream.checkpoints import is_tag_name
 from onstream.errors import JobError
 from onstream.evolution.environments import Environment
+from onstream.evolution.reward_topic import RewardTopic
 from onstream.evolution.strategy import Strategy
 from onstream.features import Features, Label
 from onstream.features import Tensor as TensorFeature
@@ -103,6 +104,8 @@ class Policy(Strategy):
                 raise JobError(f"{name} must be a whole number of at least {least}, got {value!r}")
         if self.publish is not None and not is_tag_name(self.publish):
             raise JobError(f"publish must be the name of a tag, such as 'production', got {self.publish!r}")
+        if self.rewards is not None:
+            RewardTopic(self.rewards)
         self.features()
 
     @property

@@ -19,13 +19,11 @@ from onstream.errors import CheckpointError, DamagedError, JobError
 from onstream.evolution.model import Model, open_log
 from onstream.evolution.noise import antithetic_keys
 from onstream.evolution.policy import Policy
-from onstream.evolution.rewards import Rewards, open_rewards, reward_rows
+from onstream.evolution.reward_rows import reward_rows
+from onstream.evolution.rewards import Rewards, open_rewards
 from onstream.evolution.vectors import Population, shapes_of, split
 
 __all__ = ["Sampler", "Trial"]
-
-# How often a sampler that waits for a version looks for it.
-_POLL_S = 0.005
 
 
 @dataclass(frozen=True)
@@ -218,7 +216,7 @@ class Sampler:
             self.refresh()
             if self._rewards.behind(self._positions) <= most_waiting:
                 return
-            stop.wait(_POLL_S)
+            stop.wait(self._rewards.poll_s)
 
     def evaluate(self, episodes: int, *, seed: int = 0) -> Array:
         """Let the newest version act as it is; return what it earned in each episode, and log nothing."""

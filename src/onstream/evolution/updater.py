@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from onstream.checkpoints import CheckpointLog, LocalStore, Manifest
-from onstream.contracts import Array, Chunk, Positions
+from onstream.contracts import Array, Chunk, Positions, Stream
 from onstream.errors import CheckpointError
 from onstream.evolution.model import Model, open_log
-from onstream.evolution.rewards import open_rewards, read_rewards
+from onstream.evolution.reward_rows import read_rewards
+from onstream.evolution.rewards import open_rewards
 from onstream.evolution.solver import Update
 from onstream.streams.chunks import positions_after, slice_chunk
 
@@ -124,6 +125,7 @@ class Updater:
                 chunks = stream.read(positions, max_rows=model.solver.strategy.population, stop=stop)
                 with closing(self._updates(model, chunks, positions)) as updates:
                     for update in updates:
+                        self._forward(stream)
                         model.rewards += update.used
                         manifest = model.commit(log, dict(positions), update)
                         self._publish(log, settings["publish"], manifest)
@@ -168,6 +170,12 @@ class Updater:
                     waiting = _Pending()
             if not len(keys):
                 positions.update(positions_after(chunk))
+
+    def _forward(self, stream: Stream) -> None:
+        """Tell what the stream has to tell."""
+        notes: list[str] = getattr(stream, "notes", [])
+        while notes:
+            self._note(notes.pop(0))
 
     def _publish(self, log: CheckpointLog, tag: str | None, manifest: Manifest) -> None:
         if tag is not None:
