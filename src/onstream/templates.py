@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,19 @@ _WIDTH = 110
 
 # Floats of one vector of an FFM, of which an id has as many as there are features.
 _FFM_VECTOR = 4
+
+_KERAS = '''\
+class DeepFM(keras.Model):
+    """Pairwise products of embeddings, beside a deep network over them (Guo et al. 2017)."""
+
+    def __init__(self):
+        super().__init__()
+        self.deep = keras.Sequential([layers.Dense(128, "relu"), layers.Dense(64, "relu"), layers.Dense(1)])
+
+    def call(self, x):
+        v = x["stack"]  # (rows, features, dim)
+        pairs = 0.5 * ops.sum(ops.square(ops.sum(v, 1)) - ops.sum(ops.square(v), 1), 1)
+        return pairs + self.deep(x["row"])[:, 0]'''
 
 _CLICKS: Features = [
     Id("user"),
@@ -135,6 +148,8 @@ class Template:
     rows : int
         How many rows are enough to learn from.
     batch_size : int
+    learner : {"Torch", "Keras"}
+        A network of Keras is not of the zoo, but written here.
     """
 
     file: str
@@ -145,9 +160,21 @@ class Template:
     suffix: str = ".csv"
     rows: int = 20_000
     batch_size: int = 256
+    learner: Literal["Torch", "Keras"] = "Torch"
+
+    def imports(self) -> str:
+        """Return the lines that import what the network is made of."""
+        if self.learner == "Keras":
+            # Before Keras is imported: it takes one backend a process.
+            backend = 'os.environ.setdefault("KERAS_BACKEND", "torch")  # or "jax", or "tensorflow"'
+            return f"import os\n\n{backend}\n\nimport keras\nfrom keras import layers, ops"
+        torch = "import torch\n" if "torch." in self.code() else ""
+        return f"{torch}from torch import Tensor, nn"
 
     def code(self) -> str:
         """Return the classes of the zoo's file, with the first lines of their documentation."""
+        if self.learner == "Keras":
+            return _KERAS
         text = (files("onstream.zoo") / f"{self.file}.py").read_text(encoding="utf-8")
         lines = text.splitlines()
         # From the last line to the first, so that places of what comes before stay.
@@ -220,6 +247,7 @@ TEMPLATES = {
     "wide_deep": Template("wide_deep", "WideDeep", _as_they_are, _CLICKS, write_clicks),
     "dcn": Template("dcn", "DCN", _as_they_are, _CLICKS, write_clicks),
     "din": Template("din", "DIN", _with_history, _HISTORIES, write_histories, batch_size=64),
+    "keras": Template("", "DeepFM", _as_they_are, _CLICKS, write_clicks, learner="Keras"),
     "mmoe": Template(
         "mmoe", "MMoE", _by_label, [*_CLICKS, Label("buy")], partial(write_clicks, purchases=True)
     ),
@@ -269,14 +297,13 @@ def job_text(
     fitted, made = chosen.fit(list(chosen.sample if features is None else features), chosen.network)
     code = chosen.code()
     declared = render(fitted)
-    names = {"Files", "Job", "Torch", *re.findall(r"(\w+)\(", " ".join(declared))}
+    names = {"Files", "Job", chosen.learner, *re.findall(r"(\w+)\(", " ".join(declared))}
     if "Inputs" in code:
         names.add("Inputs")
-    torch = "import torch\n" if "torch." in code else ""
     return f'''\
 """Learns from a stream. Check it: onstream check {name}; run it: onstream train {name}"""
 
-{torch}from torch import Tensor, nn
+{chosen.imports()}
 
 from onstream import {", ".join(sorted(names))}
 
@@ -287,7 +314,7 @@ from onstream import {", ".join(sorted(names))}
 job = Job(
     stream=Files({_quoted(stream)}),
 {_listed("features=", declared)}\
-    learner=Torch({made}, optimizer="adam", lr=1e-3),
+    learner={chosen.learner}({made}, optimizer="adam", lr=1e-3),
     directory={_quoted(directory)},
     batch_size={chosen.batch_size},
 )
