@@ -194,9 +194,7 @@ class Avro:
             try:
                 columns.append(_converted(values, kind, column.type))
             except pa.ArrowException:
-                for row in failing(
-                    list(range(rows)), lambda some: _converts(values.take(some), kind, column.type)
-                ):  # noqa: B023
+                for row in _unfit(values, kind, column.type):
                     unfit.setdefault(row, misfit(column.name, column.type))
                 masked = pc.if_else(pa.array(np.isin(np.arange(rows), list(unfit))), None, values)
                 columns.append(_converted(masked, kind, column.type))
@@ -252,12 +250,17 @@ def _converted(values: pa.Array, kind: pa.DataType, wanted: pa.DataType) -> pa.A
     return values if values.type == wanted else pc.cast(values, wanted)
 
 
-def _converts(values: pa.Array, kind: pa.DataType, wanted: pa.DataType) -> bool:
-    try:
-        _converted(values, kind, wanted)
-    except pa.ArrowException:
-        return False
-    return True
+def _unfit(values: pa.Array, kind: pa.DataType, wanted: pa.DataType) -> list[int]:
+    """Return the rows whose values cannot be converted."""
+
+    def works(rows: list[int]) -> bool:
+        try:
+            _converted(values.take(pa.array(rows)), kind, wanted)
+        except pa.ArrowException:
+            return False
+        return True
+
+    return failing(list(range(len(values))), works)
 
 
 def _empty(rows: int) -> pa.RecordBatch:
