@@ -210,6 +210,8 @@ class Pending:
     def _close(self, age_s: float) -> Scored:
         """Take the impressions of this age, as negatives."""
         slots = np.flatnonzero(self._time + age_s <= self._clock)
+        # Where they stand depends on what came before; their order must not.
+        slots = slots[np.lexsort((self._impressions[slots], self._time[slots]))]
         for key in self._impressions[slots].tolist():
             del self._slots[key]
         return self._take(slots, np.zeros(len(slots), np.float32))

@@ -236,8 +236,9 @@ class _After(Policy):
         early_s = self.early_s
         assert early_s is not None
         if self.after is not None and not 0 < early_s < self.window_s:
+            window = f" of {self.window_s:g} s" if math.isfinite(self.window_s) else ""
             raise JobError(
-                f"{type(self).__name__}: after must lie within the window of {self.window_s:g} s, got {self.after!r}"
+                f"{type(self).__name__}: after must lie within the window{window}, got {self.after!r}"
             )
 
 
