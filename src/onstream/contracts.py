@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -47,6 +48,7 @@ __all__ = [
     "Stream",
     "TableSpec",
     "Task",
+    "WarmStarting",
 ]
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -513,6 +515,28 @@ class Learner(Protocol):
 
     def export(self) -> State | None:
         """Return what predicts without the user's code, given the arrays of `state`; None if there is none."""
+
+
+@runtime_checkable
+class WarmStarting(Protocol):
+    """A learner that can begin with parameters which were trained elsewhere."""
+
+    def warm_start(self, path: Path, *, rename: Mapping[str, str], strict: bool) -> None:
+        """Take parameters from a file; called once after `bind`, before any batch, and not when going on.
+
+        Parameters
+        ----------
+        path : Path
+        rename : mapping of str to str
+            Beginnings of names in the file, and what stands there in the network.
+        strict : bool
+            Whether every parameter must be in the file, and no other. Without it, the rest begins as ever.
+
+        Raises
+        ------
+        JobError
+            If the file cannot be read, or names or shapes are others than the network's.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ def render(declarations: Sequence[Declaration]) -> list[str]:
 
 def _source(declaration: Declaration) -> str:
     parts = []
-    for item in sorted(dataclasses.fields(declaration), key=lambda item: item.kw_only):
+    for item in sorted(dataclasses.fields(declaration), key=lambda item: bool(item.kw_only)):
         value = getattr(declaration, item.name)
         usual = item.default
         if item.name == "dim" and value == DEFAULT_DIM and getattr(declaration, "shared", None) is None:

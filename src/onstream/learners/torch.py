@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from onstream.contracts import Array, Batch, Layout, Outcome, Predictions, Rows, State
 from onstream.errors import CheckpointError, DivergedError, JobError
 from onstream.learners.export import export_network
-from onstream.learners.inputs import Inputs, gather_inputs
+from onstream.learners.inputs import Inputs, arrange, gather_inputs, parts_of
 from onstream.learners.late_losses import LateLosses
 from onstream.learners.losses import Loss, activate, choose_loss
 from onstream.learners.outputs import compute_outputs
+from onstream.learners.weights import read_weights, take_weights
 
 __all__ = ["Torch"]
 
@@ -238,13 +240,23 @@ class Torch:
 
     # ------------------------------------------------------------------- first batch, and both its modes
 
+    def warm_start(self, path: Path, *, rename: Mapping[str, str], strict: bool) -> None:
+        """Begin with the parameters of a state dict, see `WarmStarting`; `notes` tells what did not fit."""
+        zeros = {part.name: torch.zeros(2, *part.shape, dtype=part.dtype) for part in parts_of(self._layout)}
+        self._take_shapes(arrange(self._layout, zeros))
+        weights = read_weights(path)
+        self.notes += take_weights(self._module, weights, rename=rename, strict=strict, source=str(path))
+
+    def _take_shapes(self, x: Inputs) -> None:
+        """Let lazy modules take their shapes from a first batch."""
+        if any(isinstance(p, nn.UninitializedParameter) for p in self._module.parameters()):
+            with self._evaluating(), torch.no_grad():
+                self._module(x)
+
     def _ready(self, x: Inputs) -> None:
         if self._modal is not None and self._waiting is None:
             return
-        if any(isinstance(p, nn.UninitializedParameter) for p in self._module.parameters()):
-            # Lazy modules take their shapes from a first batch.
-            with self._evaluating(), torch.no_grad():
-                self._module(x)
+        self._take_shapes(x)
         if self._optim is None:
             if self._late.names:
                 with self._evaluating(), torch.no_grad():
