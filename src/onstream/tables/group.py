@@ -12,8 +12,9 @@ import numpy as np
 
 from onstream.contracts import Delta, Keys, Rows, State, TableSpec
 from onstream.errors import CheckpointError
-from onstream.tables.optimizers import Adagrad
-from onstream.tables.policies import Expire, Uniform
+from onstream.tables.begin import begin_state
+from onstream.tables.optimizers import Adagrad, RowOptimizer
+from onstream.tables.policies import Expire, SeenTimes, Uniform
 from onstream.tables.table import Table
 
 __all__ = ["TableGroup"]
@@ -156,6 +157,40 @@ class TableGroup:
                 self._tables[chain].load(delta)
             else:
                 self._tables[chain].load(replace(delta, state=delta.state[:, :0]))
+
+    def put(self, name: str, keys: Keys, weights: Rows, *, now: int) -> None:
+        """Put in rows that were learned elsewhere; they belong to the next cut.
+
+        Parameters
+        ----------
+        name : str
+            Of the table.
+        keys : ndarray of uint64, shape (n,)
+            Each once.
+        weights : ndarray of float32, shape (n, dim)
+        now : int
+            Event time at which they count as seen, seconds since 1970.
+
+        Notes
+        -----
+        They are as if admitted and never moved: the state of the optimizer is that of rows which begin so.
+        """
+        policy = self._specs[name].policy
+        optimizer = policy.get("optimizer")
+        admission = policy.get("admission")
+        times = admission.times if isinstance(admission, SeenTimes) else 1
+        none = np.zeros(0, np.int64)
+        delta = Delta(
+            keys=keys,
+            seen=np.full(len(keys), now, np.uint32),
+            count=np.full(len(keys), times, np.uint32),
+            weights=weights,
+            state=begin_state(optimizer if isinstance(optimizer, RowOptimizer) else Adagrad(), weights),
+            deleted=np.zeros(0, np.uint64),
+            bounds=none,
+            deleted_bounds=none,
+        )
+        self._tables[name].load(delta, touched=True)
 
     def clear(self, name: str) -> None:
         """Begin a table anew, without rows."""
