@@ -5,6 +5,17 @@ from onstream.streams.cache import Cache
 from onstream.streams.cut import Cut, Place, cut
 from onstream.streams.dead_letters import DeadLetters
 from onstream.streams.files import Files
+from onstream.streams.formats import (
+    ArrowIpc,
+    Avro,
+    Csv,
+    Custom,
+    Json,
+    Libffm,
+    Libsvm,
+    Protobuf,
+    VowpalWabbit,
+)
 from onstream.streams.join import Feedback, Join
 from onstream.streams.kafka import Kafka
 from onstream.streams.log import Answered, Appended, Log
@@ -17,18 +28,27 @@ __all__ = [
     "Ahead",
     "Answered",
     "Appended",
+    "ArrowIpc",
+    "Avro",
     "Cache",
+    "Csv",
+    "Custom",
     "Cut",
     "DeadLetters",
     "EventPace",
     "Feedback",
     "Files",
     "Join",
+    "Json",
     "Kafka",
+    "Libffm",
+    "Libsvm",
     "Log",
     "Place",
+    "Protobuf",
     "RejectShare",
     "Sample",
+    "VowpalWabbit",
     "cut",
     "prediction_columns",
 ]

@@ -1,4 +1,4 @@
-"""Files as a stream: CSV, TSV, JSON lines, Parquet and Arrow IPC."""
+"""Files as a stream: CSV, TSV, JSON lines, Vowpal Wabbit, libsvm and libffm text, Parquet and Arrow IPC."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from onstream.contracts import Chunk, Positions, Reject
 from onstream.errors import JobError, StreamError
 from onstream.streams.chunks import PAST_END, skip_to
 from onstream.streams.columnar import columnar_rows, columnar_schema, read_columnar
-from onstream.streams.delimited import DelimitedParser, Dialect
-from onstream.streams.json_lines import JsonLinesParser
+from onstream.streams.delimited import Dialect
 from onstream.streams.listing import FileFormat, Paths, SourceFile, is_text, list_files
 from onstream.streams.pace import SYSTEM_CLOCK, Clock, EventPace, Rate, check_rate, pace
 from onstream.streams.schemas import SchemaLike, as_schema
-from onstream.streams.text import DAMAGED_TEXT, Bytes, LineParser, PackedBytes, PlainBytes, read_lines
+from onstream.streams.text import DAMAGED_TEXT, Bytes, PackedBytes, PlainBytes, read_lines
 from onstream.streams.text_head import Head, read_head
 
 __all__ = ["Files"]
@@ -37,9 +36,9 @@ class Files:
     Parameters
     ----------
     path : path or sequence of paths
-        Each a file, a directory, or a glob pattern. CSV, TSV, JSON lines, Parquet and Arrow IPC are known by
-        suffix; text may be compressed (``.gz``, ``.zst``).
-    format : {"csv", "tsv", "jsonl", "parquet", "arrow"}, optional
+        Each a file, a directory, or a glob pattern. CSV, TSV, JSON lines, Vowpal Wabbit, libsvm and libffm text,
+        Parquet and Arrow IPC are known by suffix; text may be compressed (``.gz``, ``.zst``).
+    format : {"csv", "tsv", "jsonl", "vw", "libsvm", "libffm", "parquet", "arrow"}, optional
         Of all files, whatever they are called.
     schema : pyarrow.Schema or mapping of column to type, optional
         Types of the columns of text files; a type is a `pyarrow.DataType` or its name, such as "int64". The
@@ -269,9 +268,7 @@ class Files:
                     yield skip_to(file.partition, PAST_END, [reject])
                 return
             schema = self._text_schema(head, file, inferred)
-            parser: LineParser = JsonLinesParser(schema)
-            if head.dialect is not None:
-                parser = DelimitedParser(head.names, schema, head.dialect)
+            parser = head.parser(schema)
             begin = max(position, head.start)
             moved = False
             for chunk in read_lines(
@@ -296,12 +293,12 @@ class Files:
     def _head(self, source: Bytes, file: SourceFile) -> Head | None:
         """Return the beginning of a text file; None while it has no header."""
         dialect = None
-        if file.format != "jsonl":
+        if file.format in ("csv", "tsv"):
             comma, quote = (",", '"') if file.format == "csv" else ("\t", "")
             dialect = Dialect(self.delimiter or comma, quote, self.null_values)
         follow = self.follow and not file.compression
         return read_head(
-            source, file.path, dialect, self.column_names, max_line_bytes=self.max_line_bytes, follow=follow
+            source, file, dialect, self.column_names, max_line_bytes=self.max_line_bytes, follow=follow
         )
 
     def _inferred(self, files: list[SourceFile]) -> dict[str, pa.DataType]:

@@ -13,7 +13,7 @@ from onstream.errors import StreamError
 
 __all__ = ["FileFormat", "Paths", "SourceFile", "is_text", "list_files"]
 
-FileFormat: TypeAlias = Literal["csv", "tsv", "jsonl", "parquet", "arrow"]
+FileFormat: TypeAlias = Literal["csv", "tsv", "jsonl", "vw", "libsvm", "libffm", "parquet", "arrow"]
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 _SUFFIXES: dict[str, FileFormat] = {
@@ -21,6 +21,11 @@ _SUFFIXES: dict[str, FileFormat] = {
     ".tsv": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".vw": "vw",
+    ".libsvm": "libsvm",
+    ".svm": "libsvm",
+    ".libffm": "libffm",
+    ".ffm": "libffm",
     ".parquet": "parquet",
     ".pq": "parquet",
     ".arrow": "arrow",
@@ -53,7 +58,7 @@ class SourceFile:
 
 def is_text(format: FileFormat) -> bool:
     """Return whether positions in such a file are bytes; otherwise they are rows."""
-    return format in ("csv", "tsv", "jsonl")
+    return format not in ("parquet", "arrow")
 
 
 def list_files(paths: Paths, format: FileFormat | None, *, must_match: bool) -> list[SourceFile]:

@@ -10,8 +10,12 @@ import pyarrow as pa
 
 from onstream.errors import StreamError
 from onstream.streams import delimited, json_objects
-from onstream.streams.delimited import Dialect
-from onstream.streams.text import Bytes
+from onstream.streams.delimited import DelimitedParser, Dialect
+from onstream.streams.json_lines import JsonLinesParser
+from onstream.streams.libsvm import LibsvmParser
+from onstream.streams.listing import FileFormat, SourceFile
+from onstream.streams.text import Bytes, LineParser
+from onstream.streams.vowpal_wabbit import INFERRED_FROM, VowpalWabbitParser, namespaces_in, namespaces_of
 
 __all__ = ["Head", "read_head"]
 
@@ -29,11 +33,12 @@ class Head:
     start : int
         The byte at which the first row begins.
     names : tuple of str
-        All columns of a delimited file; empty for JSON lines.
+        All columns of a delimited file, else empty.
     sample : bytes
         The first rows: whole lines.
     dialect : Dialect, optional
-        None for JSON lines.
+        Of a delimited file.
+    format : FileFormat
     """
 
     path: Path
@@ -41,11 +46,17 @@ class Head:
     names: tuple[str, ...]
     sample: bytes
     dialect: Dialect | None
+    format: FileFormat
 
     def infer_types(self) -> dict[str, pa.DataType]:
         """Return the types that the first rows suggest. Raises StreamError if they cannot be parsed."""
-        if self.dialect is None:
+        if self.format == "jsonl":
             return json_objects.infer_types(self.sample.split(b"\n"))
+        if self.format == "vw":
+            namespaces = namespaces_of(self.sample.split(b"\n")[:INFERRED_FROM])
+            return {f.name: f.type for f in VowpalWabbitParser(namespaces).schema}
+        if self.dialect is None:
+            return {f.name: f.type for f in LibsvmParser(fields=self.format == "libffm").schema}
         try:
             return delimited.infer_types(self.sample, self.names, self.dialect)
         except pa.ArrowInvalid as error:
@@ -53,10 +64,27 @@ class Head:
                 f"the columns of {str(self.path)!r} cannot be inferred: {error}; give schema="
             ) from error
 
+    def parser(self, schema: pa.Schema) -> LineParser:
+        """Return what makes rows of the lines of the file. Raises StreamError for types that these cannot have."""
+        if self.dialect is not None:
+            return DelimitedParser(self.names, schema, self.dialect)
+        if self.format == "jsonl":
+            return JsonLinesParser(schema)
+        columns = tuple(schema.names)
+        parser: LineParser = LibsvmParser(fields=self.format == "libffm", columns=columns)
+        if self.format == "vw":
+            parser = VowpalWabbitParser(namespaces_in(schema), columns)
+        if {f.name: f.type for f in parser.schema} != {f.name: f.type for f in schema}:
+            raise StreamError(
+                f"{str(self.path)!r}: columns of {self.format} text have types of their own, "
+                f"{[f'{f.name}: {f.type}' for f in parser.schema]}; leave out schema="
+            )
+        return parser
+
 
 def read_head(
     source: Bytes,
-    path: Path,
+    file: SourceFile,
     dialect: Dialect | None,
     column_names: Sequence[str] | None,
     *,
@@ -88,18 +116,18 @@ def read_head(
     if start == 0 and headed:
         if at_end:
             return None
-        raise StreamError(f"the header of {str(path)!r} is longer than {max_line_bytes} bytes")
+        raise StreamError(f"the header of {str(file.path)!r} is longer than {max_line_bytes} bytes")
     names = tuple(column_names or ())
     if headed:
         assert dialect is not None
         try:
             names = tuple(delimited.split_header(data[mark:start].strip(b"\r\n"), dialect))
         except ValueError as error:
-            raise StreamError(f"the header of {str(path)!r} is no UTF-8 text: {error}") from error
+            raise StreamError(f"the header of {str(file.path)!r} is no UTF-8 text: {error}") from error
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise StreamError(f"{str(path)!r} has more than one column {twice[0]!r}; give column_names=")
-    return Head(path, min(start, num_bytes), names, data[start:end], dialect)
+        raise StreamError(f"{str(file.path)!r} has more than one column {twice[0]!r}; give column_names=")
+    return Head(file.path, min(start, num_bytes), names, data[start:end], dialect, file.format)
 
 
 def _header_end(data: bytes, start: int) -> int:

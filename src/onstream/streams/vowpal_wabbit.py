@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from onstream.errors import JobError
 from onstream.streams.sparse_text import is_number, parse_sparse, to_numbers, tokens, trimmed
 from onstream.streams.text import Lines
 
@@ -20,17 +22,28 @@ INFERRED_FROM = 1000
 _ANONYMOUS = "features"
 _VALUES = ".values"
 _BEGINNING = ("label", "weight", "tag")
+_NAME_LISTS = pa.list_(pa.string())
+_VALUE_LISTS = pa.list_(pa.float32())
+_MAX_NAMESPACES = 256
 _MAX_LABEL_WORDS = 3
 
 
 def namespaces_in(schema: pa.Schema) -> tuple[str, ...]:
-    """Return the namespaces that a parser with this schema, whole, reads."""
-    columns = schema.names[len(_BEGINNING) :: 2]
-    return tuple("" if name == _ANONYMOUS else name.removeprefix("|") for name in columns)
+    """Return the namespaces that the columns of a schema belong to."""
+    found: dict[str, None] = {}
+    for column in schema:
+        if column.name not in _BEGINNING:
+            name = column.name.removesuffix(_VALUES) if column.type == _VALUE_LISTS else column.name
+            found["" if name == _ANONYMOUS else name.removeprefix("|")] = None
+    return tuple(found)
 
 
 def namespaces_of(lines: Sequence[bytes]) -> tuple[str, ...]:
-    """Return the namespaces of those lines that are examples, in the order in which they appear."""
+    """Return the namespaces of those lines that are examples, in the order in which they appear.
+
+    Of these the first 256, which is as many as Vowpal Wabbit has. One that is called as the values of another is left
+    out.
+    """
     found: dict[str, None] = {}
     for line in lines:
         if _complaint(line.strip()) is None:
@@ -38,7 +51,8 @@ def namespaces_of(lines: Sequence[bytes]) -> tuple[str, ...]:
                 if segment.strip():
                     anonymous = segment[:1].isspace()
                     found["" if anonymous else segment.split()[0].partition(b":")[0].decode()] = None
-    return tuple(found)
+    values = {_column_names(name)[1] for name in found}
+    return tuple(itertools.islice((n for n in found if _column_names(n)[0] not in values), _MAX_NAMESPACES))
 
 
 class VowpalWabbitParser:
@@ -50,6 +64,11 @@ class VowpalWabbitParser:
         Of which the features are read; "" is that without a name. Others are checked and skipped.
     columns : tuple of str, optional
         Give only these.
+
+    Raises
+    ------
+    JobError
+        If two columns would have one name.
 
     Notes
     -----
@@ -67,7 +86,10 @@ class VowpalWabbitParser:
         kinds = [("label", pa.float32()), ("weight", pa.float32()), ("tag", pa.string())]
         for namespace in self._namespaces:
             names, values = _column_names(namespace)
-            kinds += [(names, pa.list_(pa.string())), (values, pa.list_(pa.float32()))]
+            kinds += [(names, _NAME_LISTS), (values, _VALUE_LISTS)]
+        twice = {name for name, _ in kinds if sum(name == other for other, _ in kinds) > 1}
+        if twice:
+            raise JobError(f"namespaces: the column {min(twice)!r} would be there twice")
         self.schema = pa.schema([(n, kind) for n, kind in kinds if columns is None or n in columns])
 
     def parse(self, lines: Lines) -> tuple[pa.RecordBatch, dict[int, str]]:

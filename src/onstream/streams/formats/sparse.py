@@ -124,7 +124,7 @@ class VowpalWabbit:
     Raises
     ------
     JobError
-        If no namespace is given, one is given twice, or a limit is below 1.
+        If no namespace is given, two columns would have one name, or a limit is below 1.
 
     Notes
     -----
@@ -161,8 +161,8 @@ class VowpalWabbit:
         """Check and keep the arguments."""
         check_limits(max_message_bytes=max_message_bytes, max_rows_per_message=max_rows_per_message)
         names = None if namespaces is None else tuple(namespaces)
-        if isinstance(namespaces, str) or (names is not None and len(set(names)) < max(1, len(names))):
-            raise JobError(f"namespaces must be names, each once, got {namespaces!r}")
+        if isinstance(namespaces, str) or names == ():
+            raise JobError(f"namespaces must be a sequence of names, got {namespaces!r}")
         facts = {
             "namespaces": names,
             "columns": None,
