@@ -3,6 +3,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from checkpointed import files, load, row, snapshot, to_delta
@@ -534,3 +535,31 @@ def test_the_files_of_all_tables_are_opened_before_any_is_checked(tmp_path: Path
         log.tables(manifest, {"a": None})
     with pytest.raises(CheckpointError, match="has no table 'c'"):
         log.tables(manifest, {"c": None})
+
+
+def test_a_state_that_is_the_same_object_is_not_looked_at_again(store: LocalStore) -> None:
+    class Counted(dict):
+        """Arrays that count how often they are read."""
+
+        reads = 0
+
+        def items(self):
+            Counted.reads += 1
+            return super().items()
+
+    kept = State(Counted(w=np.arange(3)))
+    with CheckpointLog(store) as log:
+        first = log.commit(Snapshot(states={"kept": kept, "new": State(facts={"n": 1})}))
+        once = Counted.reads
+        second = log.commit(Snapshot(states={"kept": kept, "new": State(facts={"n": 2})}))
+        assert Counted.reads == once
+        assert first.states["kept"] == second.states["kept"]
+        assert first.states["new"] != second.states["new"]
+        # Equal bytes of another object are found to be equal, and nothing is taken for granted after a restore.
+        assert log.commit(Snapshot(states={"kept": State({"w": np.arange(3)})})).states == {
+            "kept": first.states["kept"]
+        }
+        log.restore(1)
+        log.commit(Snapshot(states={"kept": kept}))
+        assert Counted.reads > once
+        assert log.verify() == []

@@ -784,10 +784,10 @@ class CheckpointLog:
         return Chain(shape, facts, chain.segments + added)
 
     def _put_state(self, name: str, state: State, version: int) -> StoredFile:
-        data = state_bytes(name, state)
         before = self._parent.states.get(name) if self._parent else None
         if before is not None and (written := self._written.get(name)) and written() is state:
             return before
+        data = state_bytes(name, state)
         if before is not None and (before.size_bytes, before.checksum) == (len(data), digest(data)):
             return before
         return put(self.store, _file_name("states", version, name, "safetensors"), [data])

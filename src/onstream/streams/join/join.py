@@ -7,11 +7,12 @@ import os
 import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
-from onstream.contracts import Chunk, Positions, Reject, State, Stream
+from onstream.contracts import Chunk, Keeping, Positions, Reject, State, Stream
 from onstream.errors import CheckpointError, JobError
 from onstream.feedback import Policy, elapsed_column, phase_column, seconds, time_column
 from onstream.streams.ahead import END
@@ -20,9 +21,10 @@ from onstream.streams.join.capture import JOIN
 from onstream.streams.join.declarations import Feedback
 from onstream.streams.join.emission import label_names
 from onstream.streams.join.inputs import Inputs
-from onstream.streams.join.joining import PARTITION, InputRules, Joining, Rules
+from onstream.streams.join.joining import PARTITION, Joining, Rules
 from onstream.streams.join.pieces import Memory
 from onstream.streams.join.plan import Plan
+from onstream.streams.join.reading import InputRules
 from onstream.streams.join.sizes import size_bytes
 from onstream.streams.join.times import Unit, microseconds
 from onstream.streams.join.watermarks import InputTime, wanted
@@ -143,10 +145,13 @@ class Join:
         self._plan = Plan(self.feedback, policy, seconds(lateness))
         _distinct([name for each in self._plan.labels for name in label_names(each)] + [on, time])
         self._memory_bytes = size_bytes(memory)
-        self._columns: tuple[str, ...] | None = None
+        self._notes: list[str] = []
         self._states: Mapping[str, State] = {}
         self._folder: Path | None = None if spill is None else Path(spill)
         self._reading: Joining | None = None
+
+    def __repr__(self) -> str:
+        return f"Join({self.impressions!r}, {list(self.feedback)!r}, on={self.key!r}, time={self.time!r})"
 
     @property
     def policies(self) -> dict[str, Policy]:
@@ -156,20 +161,49 @@ class Join:
     @property
     def live(self) -> bool:
         """Whether an input may be silent for long."""
-        return any(stream.live for stream in self._streams())
+        return any(stream.live for stream in self._inputs)
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know of its inputs; taken away when told."""
+        for stream in self._inputs:
+            inner = getattr(stream, "notes", None)
+            while inner:
+                self._notes.append(inner.pop(0))
+        return self._notes
 
     def placed(self, folder: Path) -> Join:
-        """Return the same join with a folder to work in, unless it was given one."""
-        made = copy.copy(self)
+        """Return the same join with a folder to work in, unless it was given one; so are its inputs."""
+        parts = [_named(stream, "placed", folder / f"input-{i}") for i, stream in enumerate(self._inputs)]
+        made = self._with(parts[0], parts[1:])
         made._folder = self._folder or Path(folder)
         return made
 
     def select(self, names: Collection[str]) -> Join:
         """Return the same join, of which the inputs decode only what these columns and the join itself need."""
-        made = copy.copy(self)
         added = {name for label in self._plan.labels for name in label_names(label)}
-        made._columns = tuple(dict.fromkeys(n for n in (*names, self.key, self.time) if n not in added))
-        return made
+        shown = list(dict.fromkeys(n for n in (*names, self.key, self.time) if n not in added))
+        return self._with(
+            _named(self.impressions, "select", shown),
+            [_named(f.stream, "select", self._needed(f)) for f in self.feedback],
+        )
+
+    def kept(self, positions: Positions) -> None:
+        """Tell the inputs how far they were read when a checkpoint that is durable now was made."""
+        kept = self._reading.read_before(positions.get(PARTITION, 0)) if self._reading else self._stored
+        for i, stream in self._keeping:
+            if kept is not None:
+                stream.kept(kept[i])
+
+    def asks(self, positions: Positions) -> bool:
+        """Return whether an input wants a checkpoint now."""
+        learned = self._reading.read_before(positions.get(PARTITION, 0)) if self._reading else None
+        return learned is not None and any(stream.asks(learned[i]) for i, stream in self._keeping)
+
+    def release(self) -> None:
+        """Let the inputs go."""
+        for _, stream in self._keeping:
+            stream.release()
 
     def load(self, states: Mapping[str, State]) -> None:
         """Let the next `read` go on from what a checkpoint holds of a join."""
@@ -221,7 +255,7 @@ class Join:
         yield from joining.resume(max_rows)
         drift, idle_s = microseconds(seconds(self.drift)), seconds(self.idle)
         unsaid, said_at = 0, self.clock.time()
-        with Inputs(self._streams(), joining.positions, max_rows) as inputs:
+        with Inputs(self._inputs, joining.positions, max_rows) as inputs:
             while not stop.is_set():
                 now = self.clock.time()
                 asked = wanted(joining.inputs, now, idle_s, drift)
@@ -256,6 +290,18 @@ class Join:
                     yield _empty(joining)
                     return
 
+    @property
+    def _stored(self) -> list[Positions]:
+        """Where the inputs are read on from after what was loaded."""
+        stored = self._states[JOIN].facts["positions"] if self._states else [{} for _ in self._inputs]
+        return [dict(positions) for positions in stored]
+
+    def _needed(self, feedback: Feedback) -> list[str]:
+        """Return the columns that are read of feedback."""
+        return [
+            name for name in (feedback.on or self.key, feedback.time or self.time, feedback.value) if name
+        ]
+
     def _joining(self) -> Joining:
         now = self.clock.time()
         rules = Rules(
@@ -271,20 +317,26 @@ class Join:
             idle_s=seconds(self.idle),
             future=None if self.future is None else microseconds(seconds(self.future)),
         )
-        inputs = [InputTime(s.live, getattr(s, "in_turn", False), now) for s in self._streams()]
-        for stream, each in zip(self._streams(), inputs, strict=True):
+        inputs = [InputTime(s.live, getattr(s, "in_turn", False), now) for s in self._inputs]
+        for stream, each in zip(self._inputs, inputs, strict=True):
             each.expect(getattr(stream, "expected_partitions", tuple)())
         memory = Memory(self._memory_bytes, self._folder or Path(tempfile.gettempdir()))
         return Joining(rules, inputs, memory, self.clock)
 
-    def _streams(self) -> list[Stream]:
-        """Return the inputs, decoding what is needed."""
-        needed = [
-            (f.on or self.key, f.time or self.time, *([f.value] if f.value else [])) for f in self.feedback
-        ]
-        feedback = [_selected(f.stream, names) for f, names in zip(self.feedback, needed, strict=True)]
-        shown = self.impressions if self._columns is None else _selected(self.impressions, self._columns)
-        return [shown, *feedback]
+    @property
+    def _keeping(self) -> list[tuple[int, Keeping]]:
+        return [(i, stream) for i, stream in enumerate(self._inputs) if isinstance(stream, Keeping)]
+
+    def _with(self, impressions: Stream, feedback: Sequence[Stream]) -> Join:
+        """Return the same join of other inputs."""
+        made = copy.copy(self)
+        made.impressions = impressions
+        made.feedback = tuple(replace(f, stream=s) for f, s in zip(self.feedback, feedback, strict=True))
+        return made
+
+    @property
+    def _inputs(self) -> list[Stream]:
+        return [self.impressions, *(each.stream for each in self.feedback)]
 
 
 def _declared(
@@ -312,9 +364,10 @@ def _distinct(names: list[str]) -> None:
         raise JobError(f"the column {twice[0]!r} of the join would be there twice; give a label another name")
 
 
-def _selected(stream: Stream, names: Collection[str]) -> Stream:
-    select = getattr(stream, "select", None)
-    return stream if select is None else select(names)
+def _named(stream: Stream, verb: str, *given: object) -> Stream:
+    """Return what a stream makes of itself, where it knows the verb."""
+    make = getattr(stream, verb, None)
+    return stream if make is None else make(*given)
 
 
 def _empty(joining: Joining, rejects: Sequence[Reject] = ()) -> Chunk:

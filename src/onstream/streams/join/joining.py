@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from onstream.contracts import Chunk, Positions, Reject, State
 from onstream.errors import CheckpointError, ColumnError, JobError
 from onstream.feedback import chosen
-from onstream.streams.chunks import positions_after, row_ends
+from onstream.streams.chunks import positions_after
 from onstream.streams.join.capture import FIGURES, JOIN, JoinCapture, stored_pieces
 from onstream.streams.join.emission import due_until, label_names, rows_of
 from onstream.streams.join.figures import Figures, Standing
-from onstream.streams.join.keys import JoinKeys, read_keys
+from onstream.streams.join.keys import read_keys
 from onstream.streams.join.pieces import Memory
 from onstream.streams.join.plan import Plan
-from onstream.streams.join.times import FOREVER, NEVER, Times, Unit, read_times
+from onstream.streams.join.reading import InputRules, ReadRows, read_rows
+from onstream.streams.join.times import FOREVER, NEVER, read_times
 from onstream.streams.join.waiting import FLOOR, Waiting
 from onstream.streams.join.watermarks import InputTime, watermark
 from onstream.streams.pace import Clock
 
-__all__ = ["PARTITION", "InputRules", "Joining", "Rules"]
+__all__ = ["PARTITION", "Joining", "Rules"]
 
 PARTITION = "join"
 
-_VALUE_LENGTH = 200
-
-
-@dataclass(frozen=True, slots=True)
-class InputRules:
-    """How rows of one input are read. The name stands before that of a partition where rows are told apart."""
-
-    name: str
-    on: str
-    time: str
-    unit: Unit
-    value: str | None = None
+# Of so many of the newest captures it is known how far the inputs were read: more than run ahead of the learner.
+_READS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +49,6 @@ class Rules:
         """Return what must not change while rows wait, as JSON values."""
         first = self.inputs[0]
         return [first.on, first.time, first.unit, *self.plan.describe()]
-
-
-@dataclass
-class _Read:
-    """Rows of a chunk that have a key and a time."""
-
-    batch: pa.RecordBatch
-    keys: JoinKeys
-    times: Times
-    positions: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float64] | None
-    rejects: list[Reject] = field(default_factory=list)
 
 
 class Joining:
@@ -100,6 +79,8 @@ class Joining:
         self._skip = 0
         self._newest = NEVER
         self._target = NEVER
+        # How far the inputs were read when so many rows had been given.
+        self._reads: deque[tuple[int, list[Positions]]] = deque(maxlen=_READS)
         labels = tuple(label.name for label in rules.plan.labels)
         self._waiting = Waiting(rules.plan, rules.lateness, memory, Figures(labels))
         self._label_names = {name for label in rules.plan.labels for name in label_names(label)}
@@ -114,7 +95,9 @@ class Joining:
         ]
         newest = NEVER
         if chunk.batch.num_rows:
-            read = self._read(source, chunk, self.positions[index].get(chunk.partition, 0))
+            future = self.rules.future
+            latest = None if future is None else int(self._clock.time() * 1e6) + future
+            read = read_rows(source, chunk, self.positions[index].get(chunk.partition, 0), latest)
             rejects += read.rejects
             if len(read.times):
                 newest = int(read.times.max())
@@ -129,7 +112,7 @@ class Joining:
         self.positions[index] |= positions_after(chunk)
         return rejects
 
-    def _take_impressions(self, read: _Read, partition: str) -> None:
+    def _take_impressions(self, read: ReadRows, partition: str) -> None:
         taken = sorted(self._label_names.intersection(read.batch.schema.names))
         if taken:
             raise ColumnError(
@@ -146,45 +129,6 @@ class Joining:
         """Return, for each label that is asked for at once, of which impressions."""
         plan, names = self.rules.plan, batch.column(self.rules.inputs[0].on)
         return {i: chosen(names, plan.labels[i].policy.measured_share) for i in plan.asked}
-
-    def _read(self, source: InputRules, chunk: Chunk, before: int) -> _Read:
-        """Read key, time and value of a chunk's rows."""
-        batch, ends = chunk.batch, row_ends(chunk)
-        bad: dict[int, tuple[str, str]] = {}
-        rows = batch.num_rows
-        keys = JoinKeys(np.zeros(rows, np.uint64), np.zeros(rows, np.uint32))
-        times = np.zeros(rows, np.int64)
-        values = None
-        try:
-            keys, faults = read_keys(_column(batch, source.on))
-            _blame(bad, faults, batch, source.on, "no key that can be joined")
-            times, faults = read_times(_column(batch, source.time), source.unit)
-            _blame(bad, faults, batch, source.time, "no event time")
-            if self.rules.future is not None:
-                limit = int(self._clock.time() * 1e6) + self.rules.future
-                _blame(bad, times > limit, batch, source.time, "in the future")
-            if source.value is not None:
-                values = _numbers(_column(batch, source.value), source.value)
-                _blame(bad, ~np.isfinite(values), batch, source.value, "no finite number")
-        except ColumnError as error:
-            bad = {row: (str(error), "") for row in range(rows)}
-        if not bad:
-            return _Read(batch, keys, times, ends, values)
-        starts = np.concatenate([[before if chunk.ends is not None else int(ends[0]) - 1], ends[:-1]])
-        partition = f"{source.name}/{chunk.partition}"
-        rejects = [
-            Reject(partition, int(starts[row]), reason, value) for row, (reason, value) in sorted(bad.items())
-        ]
-        good = np.ones(rows, bool)
-        good[list(bad)] = False
-        return _Read(
-            batch.filter(pa.array(good)),
-            keys.take(good),
-            times[good],
-            ends[good],
-            None if values is None else values[good],
-            rejects,
-        )
 
     # --------------------------------------------------------------------------------- what is due
 
@@ -244,15 +188,22 @@ class Joining:
 
     # ------------------------------------------------------------------------------- what is remembered
 
+    def read_before(self, position: int) -> list[Positions] | None:
+        """Return how far each input was read when rows from here on had not been made; None if it is not known."""
+        known = [positions for emitted, positions in tuple(self._reads) if emitted < position]
+        return known[-1] if known else None
+
     def capture(self) -> JoinCapture:
         """Return all that is remembered, as it is now."""
         waiting, memory = self._waiting, self._memory
+        positions = [dict(positions) for positions in self.positions]
+        self._reads.append((self.emitted, positions))
         known = waiting.watermark != NEVER
         return JoinCapture(
             facts={
                 "rules": self.rules.describe(),
                 "inputs": [rules.name for rules in self.rules.inputs],
-                "positions": [dict(positions) for positions in self.positions],
+                "positions": positions,
                 "times": [each.facts() for each in self.inputs],
                 "partitions": list(waiting.partitions),
                 "watermark": waiting.watermark,
@@ -321,38 +272,6 @@ class Joining:
         early = self.rules.plan.early
         floors = np.asarray(batch.column(FLOOR)) if early else np.zeros(len(times), np.int64)
         self._waiting.restore_impressions(keys, times, self._asked(batch), floors)
-
-
-def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    found = batch.schema.get_all_field_indices(name)
-    if len(found) != 1:
-        raise ColumnError(
-            f"column {name!r}: there are several of this name" if found else f"missing column {name!r}"
-        )
-    return batch.column(found[0])
-
-
-def _numbers(column: pa.Array, name: str) -> npt.NDArray[np.float64]:
-    kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise ColumnError(f"column {name!r}: {kind} cannot be the value of a label; expected numbers")
-    numbers = column.cast(pa.float64(), safe=False)
-    return np.asarray(pc.fill_null(numbers, np.nan))
-
-
-def _blame(
-    bad: dict[int, tuple[str, str]],
-    faults: npt.NDArray[np.bool_] | None,
-    batch: pa.RecordBatch,
-    name: str,
-    why: str,
-) -> None:
-    """Note rows with a fault; the first fault of a row counts."""
-    if faults is None or not faults.any():
-        return
-    column = batch.column(name)
-    for row in np.flatnonzero(faults).tolist():
-        bad.setdefault(row, (f"column {name!r}: {why}", str(column[row])[:_VALUE_LENGTH]))
 
 
 def _plain(value: Any) -> Any:

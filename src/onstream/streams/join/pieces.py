@@ -6,6 +6,7 @@ import itertools
 import mmap
 import os
 import secrets
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -96,7 +97,7 @@ class Piece:
         Time after which none of its rows is needed.
     """
 
-    __slots__ = ("_data", "_state", "batch", "first", "latest", "serial", "spilled")
+    __slots__ = ("_data", "_lock", "_state", "batch", "first", "latest", "serial", "spilled")
 
     def __init__(self, serial: int, first: int, batch: pa.RecordBatch, latest: int) -> None:
         self.serial = serial
@@ -106,6 +107,8 @@ class Piece:
         self.spilled = False
         self._data: pa.Buffer | None = None
         self._state: State | None = None
+        # Checkpoints are made by another thread than the one that moves pieces to disk.
+        self._lock = threading.Lock()
 
     @property
     def end(self) -> int:
@@ -119,17 +122,26 @@ class Piece:
 
     def state(self) -> State:
         """Return the rows as one Arrow IPC stream; the same object each time."""
-        if self._state is None:
-            self._state = State({_BYTES: np.frombuffer(self._packed(), np.uint8)})
-        return self._state
+        with self._lock:
+            if self._state is None:
+                self._state = State({_BYTES: np.frombuffer(self._pack(), np.uint8)})
+            return self._state
+
+    def pack(self) -> None:
+        """Make the bytes, of which the batch becomes a view: they are there once."""
+        with self._lock:
+            self._pack()
 
     def spill(self, memory: Memory) -> None:
         """Move the bytes to a file."""
-        self._take(memory.map(self._packed()))
-        self.spilled = True
+        with self._lock:
+            self._take(memory.map(self._pack()))
+            self.spilled = True
+            if self._state is not None:
+                # Same bytes: whoever holds the state sees no difference.
+                self._state.arrays[_BYTES] = np.frombuffer(self._pack(), np.uint8)
 
-    def _packed(self) -> pa.Buffer:
-        """Return the bytes, of which the batch becomes a view: they are there once."""
+    def _pack(self) -> pa.Buffer:
         if self._data is None:
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, self.batch.schema) as writer:
@@ -140,9 +152,6 @@ class Piece:
 
     def _take(self, data: pa.Buffer) -> None:
         self._data, self.batch = data, _unpacked(data)
-        if self._state is not None:
-            # Same bytes: whoever holds the state sees no difference.
-            self._state.arrays[_BYTES] = np.frombuffer(data, np.uint8)
 
 
 class Pieces:
@@ -172,6 +181,11 @@ class Pieces:
         self._add(Piece(self._next_serial(), self.end, batch, latest))
         while len(self.pieces) > 1 and self._joins(*self.pieces[-2:]):
             self._join_last()
+        if self._full(last := self.pieces[-1]):
+            # Now, and not when a checkpoint asks for it, for which learning stands still.
+            self._uncount(last)
+            last.pack()
+            self._count(last)
         self._make_room()
 
     def forget(self, time: int) -> None:
@@ -221,7 +235,13 @@ class Pieces:
     def _add(self, piece: Piece) -> None:
         self.pieces.append(piece)
         self.end = piece.end
-        self.memory.used_bytes += piece.size_bytes
+        self._count(piece)
+
+    def _count(self, piece: Piece) -> None:
+        if piece.spilled:
+            self.memory.spilled_bytes += piece.size_bytes
+        else:
+            self.memory.used_bytes += piece.size_bytes
 
     def _uncount(self, piece: Piece) -> None:
         if piece.spilled:
@@ -283,7 +303,7 @@ class Pieces:
         for old in run:
             self._uncount(old)
         self.pieces[at : at + len(run)] = [piece]
-        self.memory.used_bytes += piece.size_bytes
+        self._count(piece)
         return piece
 
     def _spill(self, piece: Piece) -> None:
@@ -291,7 +311,7 @@ class Pieces:
         piece.spill(self.memory)
         # Allocators keep what is given back to them, and this was much.
         pa.default_memory_pool().release_unused()
-        self.memory.spilled_bytes += piece.size_bytes
+        self._count(piece)
 
     def _next_serial(self) -> int:
         self._serial += 1

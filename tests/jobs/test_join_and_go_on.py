@@ -1,0 +1,46 @@
+"""A job over a join that is killed loses no example and learns none twice: it ends with the same bits."""
+
+import random
+
+import pytest
+
+from onstream.checkpoints import CheckpointLog, LocalStore
+from tests.jobs.joined_job import write_job, write_logs
+from tests.jobs.stored import differences, model
+from tests.jobs.test_kill_and_go_on import run_until
+
+
+def what_counts(directory):
+    """Return a model without what the stream remembers: rows that wait may be cut in other pieces."""
+    return {name: value for name, value in model(directory).items() if "state/stream/" not in name}
+
+
+def sights(directory):
+    """Return how often each request was learned."""
+    log = CheckpointLog(LocalStore(directory))
+    manifest = log.newest()
+    counts = {}
+    for delta in log.rows(manifest, "d1-adagrad"):
+        counts |= zip(delta.keys.tolist(), delta.count.tolist(), strict=True)
+    return list(counts.values())
+
+
+def kill_often(tmp_path, kills, rows):
+    write_logs(tmp_path, rows)
+    run_until(write_job(tmp_path / "whole.py", tmp_path, tmp_path / "whole"), None)
+    job = write_job(tmp_path / "killed.py", tmp_path, tmp_path / "killed")
+    draw = random.Random(7)
+    ended = [run_until(job, draw.randint(1, rows // 64 // kills)) for _ in range(kills)]
+    assert ended == [False] * kills
+    run_until(job, None)
+    assert sights(tmp_path / "killed") == [1] * rows
+    assert differences(what_counts(tmp_path / "whole"), what_counts(tmp_path / "killed")) == []
+
+
+def test_a_join_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+    kill_often(tmp_path, kills=3, rows=2_500)
+
+
+@pytest.mark.long
+def test_a_join_killed_at_thirty_random_moments_ends_with_the_same_bits(tmp_path):
+    kill_often(tmp_path, kills=30, rows=15_000)
