@@ -5,14 +5,16 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from onstream.contracts import Stream
+from onstream.errors import JobError
 from onstream.job import Job
 from onstream.serving.beside import Beside, Status
-from onstream.streams import Log
+from onstream.streams import Cache, Join, Log, Sample
 from onstream.trainer import Observer, Summary
 
 __all__ = ["Watching", "drain_of", "train_and_serve"]
@@ -30,7 +32,8 @@ def train_and_serve(job: Job, name: str | None, options: Sequence[str], watching
     Parameters
     ----------
     job : Job
-        If its stream is a `Log`, the server accepts examples for it.
+        If its stream is a `Log`, the server accepts examples for it, by the name of the model; if it reads several,
+        as a `Join` does, by the names of their files, so that "arrivals" is the log in arrivals.db.
     name : str, optional
         What requests call the model; by default the name of its directory.
     options : sequence of str
@@ -83,7 +86,7 @@ def drain_of(options: Sequence[str]) -> float:
 
 def _command(job: Job, name: str | None, options: Sequence[str]) -> list[str]:
     name = name or Path(job.directory).resolve().name
-    logs = _log_options(name, job.stream) if isinstance(job.stream, Log) else []
+    logs = _log_options({name: job.stream} if isinstance(job.stream, Log) else _by_file(_logs(job.stream)))
     return [
         *(sys.executable, "-m", "onstream", "serve", f"{name}={job.directory}"),
         *logs,
@@ -94,15 +97,52 @@ def _command(job: Job, name: str | None, options: Sequence[str]) -> list[str]:
     ]
 
 
-def _log_options(name: str, log: Log) -> list[str]:
-    """Return the options by which the server appends to a log, and drops what is old, as the job says."""
-    kept = {
-        "rows": log.retention_rows,
-        "bytes": log.retention_bytes,
-        "s": log.retention_s,
+def _logs(stream: Stream) -> Iterator[Log]:
+    """Yield the logs that a stream of streams reads."""
+    if isinstance(stream, Log):
+        yield stream
+    elif isinstance(stream, Join):
+        for inner in (stream.impressions, *(feedback.stream for feedback in stream.feedback)):
+            yield from _logs(inner)
+    elif isinstance(stream, Sample | Cache):
+        yield from _logs(stream.stream)
+
+
+def _by_file(logs: Iterable[Log]) -> dict[str, Log]:
+    """Return logs by the names of their files."""
+    found: dict[str, Log] = {}
+    for log in logs:
+        name = log.path.stem
+        if name in found and found[name].path.resolve() != log.path.resolve():
+            raise JobError(
+                f"two logs of the job are called {name!r}, {str(found[name].path)!r} and {str(log.path)!r}: clients "
+                f"name them by their files; call them differently"
+            )
+        found[name] = log
+    return found
+
+
+def _log_options(logs: Mapping[str, Log]) -> list[str]:
+    """Return the options by which the server appends to logs, and drops what is old, as the job says."""
+    limits = {
+        tuple(
+            text
+            for unit, limit in (
+                ("rows", log.retention_rows),
+                ("bytes", log.retention_bytes),
+                ("s", log.retention_s),
+            )
+            if limit
+            for text in (f"--retention-{unit}", str(limit))
+        )
+        for log in logs.values()
     }
-    limits = [text for unit, limit in kept.items() if limit for text in (f"--retention-{unit}", str(limit))]
-    return ["--log", f"{name}={log.path}", *limits]
+    if len(limits) > 1:
+        raise JobError(
+            f"the logs {', '.join(logs)} keep examples for different times; `onstream run` needs one retention for all"
+        )
+    named = [text for name, log in logs.items() for text in ("--log", f"{name}={log.path}")]
+    return [*named, *(text for limit in limits for text in limit)]
 
 
 def _wait_for_signal() -> None:

@@ -233,13 +233,22 @@ class Client:
 
             return self._persist(ask, self._deadline(timeout_s), early=True)
 
-    def send(self, rows: Rows, *, sequence: int | None = None, timeout_s: float | None = None) -> int:
-        """Append rows to the server's log exactly once; they are durable there when this returns.
+    def send(
+        self,
+        rows: Rows,
+        *,
+        to: str | None = None,
+        sequence: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Append rows to a log of the server exactly once; they are durable there when this returns.
 
         Parameters
         ----------
         rows : rows
-            With all columns that the job reads, labels included.
+            With all columns that the job reads of that log, labels included.
+        to : str, optional
+            The log, in place of the client's, where a job reads several: impressions and their feedback.
         sequence : int, optional
             With a `writer`: the number of this call. A writer's numbers grow.
         timeout_s : float, optional
@@ -258,7 +267,7 @@ class Client:
         batch = _one_batch(rows)
         deadline = self._deadline(timeout_s)
         pieces = [batch] if sequence is not None else _pieces(batch)
-        return [self._send(piece, sequence, deadline) for piece in pieces][-1]
+        return [self._send(piece, to or self._log, sequence, deadline) for piece in pieces][-1]
 
     def close(self) -> None:
         """Close the connection."""
@@ -288,13 +297,13 @@ class Client:
         with self._lanes.one() as lane:
             yield lane
 
-    def _send(self, batch: pa.RecordBatch, sequence: int | None, deadline: float) -> int:
+    def _send(self, batch: pa.RecordBatch, log: str | None, sequence: int | None, deadline: float) -> int:
         with self._numbered(sequence) as (writer, number):
-            return self._persist(lambda left_s: self._put(batch, writer, number, left_s), deadline)
+            return self._persist(lambda left_s: self._put(batch, log, writer, number, left_s), deadline)
 
-    def _put(self, batch: pa.RecordBatch, writer: str, number: int, left_s: float) -> int:
+    def _put(self, batch: pa.RecordBatch, log: str | None, writer: str, number: int, left_s: float) -> int:
         """Send one batch and return the offset after it."""
-        descriptor = fl.FlightDescriptor.for_path(*([] if self._log is None else [self._log]))
+        descriptor = fl.FlightDescriptor.for_path(*([] if log is None else [log]))
         stream, acknowledged = self._client.do_put(descriptor, batch.schema, self._options(left_s))
         facts = None
         with _closing(stream):
