@@ -366,3 +366,11 @@ def test_many_bad_lines_among_good_ones_are_all_found(tmp_path):
     chunks = read(Files(path, schema=AB))
     assert len(rejects_of(chunks)) == 100
     assert [row["a"] for row in rows_of(chunks)] == [i for i in range(5_000) if i % 50 != 7]
+
+
+def test_a_line_of_a_wrong_shape_that_is_not_utf8_costs_only_itself(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'a,b\n1,2\n1,\xff,2\n3,"\xff\n4,5\n')
+    chunks = read(Files(path, schema={"a": "int64", "b": "string"}))
+    assert rows_of(chunks) == [{"a": 1, "b": "2"}, {"a": 4, "b": "5"}]
+    assert [position for position, _ in rejects_of(chunks)] == [8, 14]

@@ -20,6 +20,10 @@ _PLAIN_TYPES = ("string", "int8", "int16", "int32", "int64", "double")
 
 __all__ = ["DelimitedParser", "Dialect", "infer_types", "split_header"]
 
+# To pyarrow, text that is not UTF-8 in a row of a wrong number of columns is an error that no handler is asked about.
+# Columns and quotes are told apart without it.
+_ASCII = bytes(i if i < 128 else ord("x") for i in range(256))
+
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -215,7 +219,7 @@ class DelimitedParser:
         binary = dict.fromkeys(self.names, pa.binary())
         convert = self.dialect.convert_options(binary, list(self.names[:1]))
         # Behind an open quote the sentinel is no row of its own, which tells.
-        table = _read(text + self._sentinel, self.names, self.dialect.parse_options(skip), convert)
+        table = _read(text.translate(_ASCII) + self._sentinel, self.names, self.dialect.parse_options(skip), convert)
         return found, table.num_rows - 1
 
 
