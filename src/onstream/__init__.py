@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         Slices,
         Uniform,
     )
+    from onstream.trainer import RowFile, WarmStart
 
 __all__ = [
     "FTRL",
@@ -96,6 +97,7 @@ __all__ = [
     "Policy",
     "Protobuf",
     "River",
+    "RowFile",
     "RowwiseAdagrad",
     "Sample",
     "Sampler",
@@ -107,6 +109,7 @@ __all__ = [
     "Uniform",
     "VowpalWabbit",
     "Wait",
+    "WarmStart",
     "Weight",
     "WhenKnown",
     "load_job",
@@ -114,7 +117,7 @@ __all__ = [
 
 # Public names are looked up when they are first used: a command that only reads a directory of checkpoints then
 # does not wait for PyTorch.
-_ROOMS = ("feedback", "features", "tables", "streams", "client", "learners", "evolution", "job")
+_ROOMS = ("feedback", "features", "tables", "streams", "client", "learners", "evolution", "trainer", "job")
 
 # Late feedback has policies too, which are not those that act.
 _ROOM_OF = {"Policy": "evolution"}

@@ -24,7 +24,7 @@ from onstream.features import Declaration, Features
 from onstream.feedback import Policy, labelling_of
 from onstream.streams import Ahead
 from onstream.tables import Adagrad, Chance, Constant, Expire, Normal, RowOptimizer, SeenTimes, Uniform
-from onstream.trainer import Gate, Guard, Observer, Settings, Summary, Trainer
+from onstream.trainer import Gate, Guard, Observer, Settings, Summary, Trainer, WarmStart
 from onstream.trainer.signals import stopped_by_signals
 
 __all__ = ["Check", "Job", "load_job", "load_one"]
@@ -79,6 +79,8 @@ class Job(Settings):
     optimizer, initial, admission, expiry : RowPolicy, optional
         Of the embedding rows of features that name none: `Adagrad`, `Uniform`, admitted at first sight, kept
         for ever. An expiry needs an `EventTime`.
+    warm_start : WarmStart, optional
+        A model trained elsewhere, to begin with where the directory has no checkpoint.
     tensorboard : path, optional
         Write TensorBoard event files there (needs ``onstream[tensorboard]``).
     prometheus : int, optional
@@ -107,6 +109,7 @@ class Job(Settings):
     initial: RowPolicy | None = None
     admission: RowPolicy | None = None
     expiry: RowPolicy | None = None
+    warm_start: WarmStart | None = None
     tensorboard: str | Path | None = None
     prometheus: int | None = None
 
@@ -131,6 +134,10 @@ class Job(Settings):
         features = self.encoder()
         Gate.of(self, features.layout, features.groups)
         Guard.of(self, features.layout)
+        if self.warm_start is not None:
+            if not isinstance(self.warm_start, WarmStart):
+                raise JobError(f"warm_start must be a WarmStart, got {self.warm_start!r}")
+            self.warm_start.check(features, self.learner)
 
     def encoder(self) -> Features:
         """Return the features, resolved to their layout."""
@@ -142,7 +149,9 @@ class Job(Settings):
         }
         # A learner of plain values sees the columns as they are.
         plain = bool(getattr(self.learner, "reads_columns", False))
-        features = Features(self.features, defaults=policies, plain=plain, labelling=labelling_of(self.stream))
+        features = Features(
+            self.features, defaults=policies, plain=plain, labelling=labelling_of(self.stream)
+        )
         _check_late(features.layout, self.learner)
         expiring = [spec.name for spec in features.layout.tables if spec.policy.get("expiry")]
         if expiring and not features.timed:
@@ -174,6 +183,7 @@ class Job(Settings):
             facts={"job": self.describe()},
             sinks=partial(self._sinks, observer),
             observer=observer,
+            warm_start=self.warm_start,
         )
 
     def check(self, num_rows: int = 3) -> Check:
@@ -194,7 +204,9 @@ class Job(Settings):
                 batch = chunk.batch.slice(0, num_rows)
                 rows = features.preview(batch, num_rows)
                 good = batch.filter(pa.array(["rejected" not in row for row in rows]))
-                found = self.trainer().predict(good) if good.num_rows else {}
+                trainer = self.trainer()
+                trainer.begin_warm()
+                found = trainer.predict(good) if good.num_rows else {}
                 outputs = {name: values.tolist() for name, values in found.items()}
                 return Check(rows, tuple(rejects), self.stream.schema(), outputs)
         return Check([], tuple(rejects), self.stream.schema(), {})

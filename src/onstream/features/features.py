@@ -271,6 +271,10 @@ class Features:
         self._moments.load(state.facts.get("moments", ()), state.arrays)
         self._now = int(state.facts.get("now", 0))
 
+    def declared(self, name: str) -> Declaration:
+        """Return the declaration of this name."""
+        return next(d for d in self._declarations if d.name == name)
+
     def describe(self) -> dict[str, Any]:
         """Return the declarations as JSON values, and the tables that they make."""
         return {

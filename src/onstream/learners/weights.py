@@ -82,6 +82,10 @@ def take_weights(
         If `strict` and anything does not fit, or if nothing does.
     """
     given = {_renamed(name, rename): tensor for name, tensor in weights.items()}
+    if len(given) < len(weights):
+        names = [_renamed(name, rename) for name in weights]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise JobError(f"warm start: in {source!r}, several parameters would have one name: {_listed(twice)}")
     own = network.state_dict()
     missing = [name for name in own if name not in given]
     unknown = [name for name in given if name not in own]

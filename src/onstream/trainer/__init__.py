@@ -5,7 +5,9 @@ from onstream.trainer.loop import Trainer
 from onstream.trainer.pause import Pause, read_pause, resume
 from onstream.trainer.progress import Observer, Progress, Summary
 from onstream.trainer.publish import Gate, Published
+from onstream.trainer.row_file import RowFile
 from onstream.trainer.settings import Settings
+from onstream.trainer.warm_start import WarmStart
 
 __all__ = [
     "Gate",
@@ -14,9 +16,11 @@ __all__ = [
     "Pause",
     "Progress",
     "Published",
+    "RowFile",
     "Settings",
     "Summary",
     "Trainer",
+    "WarmStart",
     "read_pause",
     "resume",
 ]

@@ -41,6 +41,7 @@ from onstream.trainer.publish import Gate, Publisher
 from onstream.trainer.random_state import load_random_state, random_state, seed_random
 from onstream.trainer.settings import Settings
 from onstream.trainer.stored_states import StoredStates
+from onstream.trainer.warm_start import WarmStart
 
 __all__ = ["Trainer"]
 
@@ -88,6 +89,8 @@ class Trainer:
         Given the number of examples after which training goes on, opens the sinks to report to; they are closed
         at the end of the run.
     observer : Observer, optional
+    warm_start : WarmStart, optional
+        What to begin with where the directory has no checkpoint.
 
     Notes
     -----
@@ -109,6 +112,7 @@ class Trainer:
         facts: Mapping[str, Any] | None = None,
         sinks: OpenSinks | None = None,
         observer: Observer | None = None,
+        warm_start: WarmStart | None = None,
     ) -> None:
         self.stream = stream
         self.features = features
@@ -122,6 +126,7 @@ class Trainer:
         self._open_sinks = sinks
         self._sinks: Sequence[Sink] = ()
         self._observer = observer
+        self._warm_start = warm_start
         self._counts = _Counts()
         self._kept_batches = 0
         self._features_state = features.state()
@@ -210,6 +215,12 @@ class Trainer:
             stop.is_set(),
         )
 
+    def begin_warm(self) -> None:
+        """Take what the job is to begin with, as a run in an empty directory would."""
+        if self._warm_start is not None:
+            self._warm_start.load_network(self.learner)
+        self._warm_up(0)
+
     def predict(self, rows: pa.RecordBatch) -> Predictions:
         """Predict rows from the stream's columns with the model as it stands; nothing is learned or created."""
         place = Place("", np.arange(rows.num_rows, dtype=np.int64))
@@ -269,6 +280,7 @@ class Trainer:
         counts = self._counts
         outcome = None
         if batch.num_rows:
+            self._warm_up(batch.now)
             counts.event_time = max(counts.event_time, batch.now)
             ids_before = self._num_ids()
             rows = self.tables.pull(batch.keys, now=counts.event_time)
@@ -322,6 +334,8 @@ class Trainer:
         writer.flush()
 
     def _snapshot(self, letters: DeadLetters) -> Snapshot:
+        # Where no example has come yet: the first checkpoint holds what the job began with.
+        self._warm_up(int(time.time()))
         replace, self._replace = self._replace, set()
         self._kept_batches = self._counts.batches
         exported = self.learner.export()
@@ -358,6 +372,15 @@ class Trainer:
         letters.truncate(0)
         seed_random(self.settings.seed)
         self._note(f"beginning anew in {self.directory.resolve()}")
+        if self._warm_start is not None:
+            self._warm_start.load_network(self.learner)
+
+    def _warm_up(self, now: int) -> None:
+        """Put in the rows that the job is to begin with, once; they count as seen `now`."""
+        warm_start, self._warm_start = self._warm_start, None
+        if warm_start is not None:
+            for note in warm_start.load_rows(self.features, self.tables, now=now):
+                self._note(note)
 
     def _asked(self) -> bool:
         """Return whether the stream wants what was learned to be durable now."""
@@ -398,6 +421,9 @@ class Trainer:
         self.positions = dict(manifest.positions)
         self._restore_stream(log, manifest)
         self._note(f"going on from checkpoint {manifest.version}, after {self._counts.examples:,} examples")
+        if self._warm_start is not None:
+            self._note("the warm start is for a directory without checkpoints; this one has its own model")
+            self._warm_start = None
 
     def _restore_stream(self, log: CheckpointLog, manifest: Manifest) -> None:
         states = StoredStates(log, manifest, _STREAM)
