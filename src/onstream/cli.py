@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onstream.checkpoints import CheckpointLog, LocalStore, Manifest
+from onstream.cli_choice import estimate
 from onstream.cli_evolution import es
 from onstream.cli_run import train_and_serve
 from onstream.cli_scoring import score
@@ -135,6 +136,7 @@ def train(
 
 app.command()(serve)
 app.command()(score)
+app.command()(estimate)
 
 
 @app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
