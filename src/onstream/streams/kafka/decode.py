@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,11 +47,21 @@ def metadata_schema(names: Sequence[str]) -> pa.Schema:
     return pa.schema([(name, METADATA[name][0]) for name in names])
 
 
-def by_partition(messages: Sequence[Message]) -> dict[str, list[Message]]:
-    """Return messages by partition, each in its order."""
+def by_partition(messages: Sequence[Message], *, one_topic: bool) -> dict[str, list[Message]]:
+    """Return messages by partition, each in its order.
+
+    Calls of a message are what this costs, so their topics are not asked for where there is one.
+    """
+    numbers = np.array([m.partition() for m in messages])
+    changes = numbers[1:] != numbers[:-1]
+    if not one_topic:
+        topics = np.array([m.topic() for m in messages])
+        changes |= topics[1:] != topics[:-1]
+    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(messages)]
     found: dict[str, list[Message]] = {}
-    for (topic, number), run in groupby(messages, lambda m: (m.topic(), m.partition())):
-        found.setdefault(name_of(topic or "", number or 0), []).extend(run)
+    for first, last in pairwise(edges):
+        partition = name_of(messages[first].topic() or "", int(numbers[first]))
+        found.setdefault(partition, []).extend(messages[first:last])
     return found
 
 
@@ -92,7 +102,7 @@ def chunks_of(
 
 
 def _offsets(messages: Sequence[Message]) -> Offsets:
-    return np.fromiter((m.offset() for m in messages), np.int64, len(messages))
+    return np.array([m.offset() for m in messages], np.int64)
 
 
 def _slice(decoded: Decoded, first: int, last: int) -> Decoded:

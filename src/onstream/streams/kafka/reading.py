@@ -52,6 +52,7 @@ class Reading:
     ) -> None:
         self._stream = stream
         self._max_rows = max_rows
+        self._one_topic = len(stream.topics) == 1 and not stream.topics[0].startswith("^")
         self._handover = Handover(kept)
         self._fetched = Fetched(max_rows)
         self._before = dict(positions)
@@ -140,7 +141,7 @@ class Reading:
 
     def _decoded(self, messages: list[Message]) -> Iterator[Chunk]:
         parts = {}
-        for name, part in by_partition(messages).items():
+        for name, part in by_partition(messages, one_topic=self._one_topic).items():
             if wanted := self._wanted(name, part):
                 parts[name] = wanted
         if not parts:
