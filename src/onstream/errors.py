@@ -7,6 +7,7 @@
     ├── ColumnError       (ValueError)       a column cannot be read as its feature declares
     ├── ShapeError        (ValueError)       an array has another shape than the call needs
     ├── StreamError       (OSError)          a source cannot be read, or cannot be read from there
+    │   └── FencedError                      another process has taken over a writer's name
     ├── BadInputError     (RuntimeError)     too large a share of recent rows is bad
     ├── DivergedError     (ArithmeticError)  loss or gradients keep being NaN or infinite
     ├── CheckpointError   (OSError)          a checkpoint cannot be written, found or used
@@ -29,6 +30,7 @@ __all__ = [
     "DamagedError",
     "DeadlineError",
     "DivergedError",
+    "FencedError",
     "JobError",
     "MissingExtraError",
     "NotFoundError",
@@ -58,6 +60,10 @@ class ShapeError(OnstreamError, ValueError):
 
 class StreamError(OnstreamError, OSError):
     """A source cannot be read, or cannot be read from the asked position."""
+
+
+class FencedError(StreamError):
+    """Another process writes under this writer's name, and the broker heeds the newer one alone."""
 
 
 class BadInputError(OnstreamError, RuntimeError):
