@@ -175,23 +175,21 @@ def groups(n, seed=0):
 @named
 @pytest.mark.parametrize("kept", [1.0, 0.25])
 def test_every_policy_finds_the_chance_of_feedback_in_the_full_stream(policy, kept):
-    group, answered, delay = groups(60_000)
+    group, answered, delay = groups(30_000)
     rows, labels, phase, elapsed = emitted(answered, delay, policy, kept=kept)
-    order = np.random.default_rng(1).permutation(len(rows))
-    learner = Torch(Bias, lr=0.02, servable=False)
+    # All rows at once: what is found is where the loss leads to, without the noise of small batches.
+    made = late_batch(labels, phase, elapsed, rows=rows, ids=0)
+    made.numbers[:, 0] = group[rows]
+    learner = Torch(Bias, lr=0.1, servable=False)
     learner.bind(late_layout(policy, kept=kept, ids=0), 0)
+    for _ in range(250):
+        assert not learner.learn(made, rows_of(made)).dropped
     asked = late_batch([0, 0], [1, 1], [0, 0], ids=0)
     asked.numbers[:, 0] = [0, 1]
-    found = []
-    for step in range(1200):
-        taken = order.take(range(512 * step, 512 * (step + 1)), mode="wrap")
-        made = late_batch(labels[taken], phase[taken], elapsed[taken], rows=rows[taken], ids=0)
-        made.numbers[:, 0] = group[rows[taken]]
-        assert not learner.learn(made, rows_of(made)).dropped
-        if step >= 400 and step % 4 == 0:
-            found.append(learner.predict(asked, rows_of(asked))["y"])
+    found = learner.predict(asked, rows_of(asked))["y"]
     truth = [answered[group == g].mean() for g in (0, 1)]
-    np.testing.assert_allclose(np.mean(found, 0), truth, rtol=0.05)
+    # Which negatives were kept is chance too.
+    np.testing.assert_allclose(found, truth, rtol=0.02 if kept == 1 else 0.06)
 
 
 def test_learning_the_fake_negatives_as_they_are_would_not():
