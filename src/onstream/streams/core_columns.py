@@ -12,6 +12,8 @@ __all__ = ["to_array"]
 def to_array(type: pa.DataType, parts: tuple[Any, ...]) -> pa.Array:
     """Return a column of the core as an array of a type with that layout."""
     count, nulls, *buffers, inner = parts
+    if pa.types.is_null(type):
+        return pa.nulls(count)
     validity, offsets, values = (None if part is None else pa.py_buffer(part) for part in buffers)
     if pa.types.is_struct(type):
         children = [to_array(type.field(i).type, inner[i]) for i in range(type.num_fields)]

@@ -55,11 +55,14 @@ class Dialect:
 
 
 def split_header(line: bytes, dialect: Dialect) -> list[str]:
-    """Return the column names of a header line. Raises ValueError if it is not UTF-8 text."""
+    """Return the column names of a header line. Raises ValueError if it is not one line of UTF-8 text."""
     text = line.decode().rstrip("\r\n")
     if not dialect.quote:
         return text.split(dialect.delimiter)
-    return next(csv.reader([text], delimiter=dialect.delimiter, quotechar=dialect.quote), [])
+    try:
+        return next(csv.reader([text], delimiter=dialect.delimiter, quotechar=dialect.quote), [])
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
 
 
 def infer_types(text: bytes, names: Sequence[str], dialect: Dialect) -> dict[str, pa.DataType]:

@@ -209,7 +209,7 @@ class Csv:
         try:
             names = tuple(split_header(header, self._dialect()))
         except ValueError:
-            return "the header is not text in UTF-8"
+            return "the header is not one line of text in UTF-8"
         return "the header names a column twice" if len(set(names)) < len(names) else names
 
     def _inferred(
