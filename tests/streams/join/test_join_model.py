@@ -71,7 +71,13 @@ def test_it_gives_each_impression_once_with_its_feedback(
         rules = [
             Feedback(Replay(sides["click"], FED, seed + 1), "click", 20, policy=LABELS),
             Feedback(
-                Replay(sides["dwell"], FED, seed + 2), "dwell", 30, "value", choose=choose, default=default
+                Replay(sides["dwell"], FED, seed + 2),
+                "dwell",
+                30,
+                "value",
+                choose=choose,
+                default=default,
+                policy=LABELS,
             ),
         ]
         made = Join(

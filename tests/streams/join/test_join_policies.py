@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joined import Crash, Replay, Still, rows_until
+from joined import LABELS, Crash, Replay, Still, rows_until
 from test_join_model import FED, LATENESS, SHOWN, histories, parted
 
 from onstream.contracts import Phase
@@ -14,6 +14,7 @@ from onstream.feedback import (
     ElapsedTimeSampling,
     FakeNegativeWeighted,
     Wait,
+    WhenKnown,
     chosen,
 )
 from onstream.streams import Feedback, Join
@@ -23,6 +24,7 @@ WINDOW = 20.0
 POLICIES = [
     Wait(measured=0.5),
     FakeNegativeWeighted(),
+    WhenKnown(measured=0.5),
     DelayedFeedback(after=6, measured=0.5),
     ElapsedTimeSampling(after=6, measured=0),
 ]
@@ -32,11 +34,15 @@ def told(impression, feedback, policy):
     """Return (due, label, phase, elapsed) of the rows of one impression, in order."""
     begin = impression["at"]
     policy = policy.within(WINDOW)
-    delays = [f["at"] - begin for f in feedback if f["id"] == impression["id"]]
-    delay = min((d for d in delays if -LATENESS <= d <= WINDOW), default=None)
+    delays = [(f["at"] - begin, f["value"]) for f in feedback if f["id"] == impression["id"]]
+    delay, value = min(((d, v) for d, v in delays if -LATENESS <= d <= WINDOW), default=(None, None))
     rows = []
     if policy.early_s != 0 and chosen(pa.array([impression["id"]]), policy.measured_share)[0]:
         rows.append((begin, None, Phase.ASKED, 0.0))
+    if policy.at_feedback and delay is not None:
+        return [*rows, (max(begin, begin + delay), value, Phase.FINAL, delay)]
+    if policy.at_feedback:
+        return [*rows, (begin + WINDOW, None, Phase.FINAL, WINDOW)]
     if policy.early_s is None:
         label, elapsed = (0, WINDOW) if delay is None else (1, delay)
         return [*rows, (begin + WINDOW, label, Phase.FINAL, elapsed)]
@@ -77,6 +83,7 @@ def test_rows_say_what_is_known_when_they_are_due(
             time="at",
             label="click",
             window=WINDOW,
+            value="value" if policy.at_feedback else None,
             lateness=LATENESS,
             policy=policy,
             memory=memory,
@@ -110,7 +117,7 @@ def test_labels_of_different_policies_share_the_rows_of_one_moment(tmp_path):
         [
             Feedback(clicks, "click", 10, policy="fake_negative_weighted"),
             Feedback(buys, "bought", 60, policy="fake_negative_weighted"),
-            Feedback(buys, "price", 60, "value"),
+            Feedback(buys, "price", 60, "value", policy=LABELS),
         ],
         on="id",
         time="at",
@@ -129,12 +136,12 @@ def test_labels_of_different_policies_share_the_rows_of_one_moment(tmp_path):
     assert join.schema().names == list(rows[0])
 
 
-def test_a_value_waits_for_its_window():
+def test_policies_that_do_not_go_with_a_label_are_refused():
     stream = Replay({"p": []}, FED)
-    with pytest.raises(JobError, match="a label with a value is known when its window closes"):
-        Join(
-            stream,
-            [Feedback(stream, "seconds", 60, "value", policy="fake_negative_weighted")],
-            on="id",
-            time="at",
-        )
+    for value, choose, policy, wrong in (
+        ("value", "first", "fake_negative_weighted", "is for labels without a value"),
+        ("value", "sum", "when_known", "is for the first value of feedback"),
+        (None, "first", "when_known", "is for the first value of feedback"),
+    ):
+        with pytest.raises(JobError, match=wrong):
+            Join(stream, [Feedback(stream, "x", 60, value, choose, policy=policy)], on="id", time="at")

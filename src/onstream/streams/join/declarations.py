@@ -35,7 +35,8 @@ class Feedback:
     on, time : str, optional
         Columns of the key and the event time, where they are not called as among the impressions.
     policy : str or Policy, optional
-        When impressions are emitted; by default as the join's `policy`, or at the end of the window for a `value`.
+        When impressions are emitted; by default as the join's `policy`. A label with a `value` can have "wait" or
+        "when_known".
     """
 
     stream: Stream

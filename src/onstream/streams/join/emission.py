@@ -155,24 +155,25 @@ def _of_corrections(waiting: Waiting, until: int) -> list[tuple[Times, Numbers, 
     parts = []
     for label, plan in enumerate(waiting.plan.labels):
         chosen = now & (labels == label)
-        if not plan.corrects or not chosen.any():
+        if not chosen.any():
             continue
         own = np.unique(numbers[chosen])
-        own_due = waiting.impressions.take(f"due{label}", own)
-        # Earlier feedback may have come since, and what the first row has told needs no correction.
-        right = (
-            (own_due <= until) & (own_due > waiting.released) & (own_due > _first_due(waiting, label, own))
-        )
+        own_due: Times = waiting.impressions.take(f"due{label}", own)
+        # Earlier feedback may have come since, so that it is due no more.
+        right = (own_due <= until) & (own_due > waiting.released)
+        # What another row has told is told: the first, or the last of the window.
+        if plan.policy.early_s is not None:
+            right &= own_due > _due(waiting, own, microseconds(plan.policy.early_s))
+        if plan.closes:
+            right &= own_due <= _due(waiting, own, plan.window)
         kind = len(waiting.plan.stages) + label
         parts.append((own_due[right], own[right], np.full(np.count_nonzero(right), kind, np.int64)))
     return parts
 
 
-def _first_due(waiting: Waiting, label: int, numbers: Numbers) -> Times:
-    """Return when the first row that has this label was due."""
-    early_s = waiting.plan.labels[label].policy.early_s
-    assert early_s is not None
-    due: Times = waiting.impressions.take("time", numbers) + microseconds(early_s)
+def _due(waiting: Waiting, numbers: Numbers, offset: int) -> Times:
+    """Return when rows were due at a stage."""
+    due: Times = waiting.impressions.take("time", numbers) + offset
     floors: Times = waiting.impressions.take("floor", numbers)
     return np.maximum(due, floors)
 
@@ -209,7 +210,7 @@ class _LabelColumns:
                 if about == label and len(rows := np.flatnonzero(events.kinds == kind)):
                     getattr(self, f"_say_{saying}")(rows, events.numbers[rows])
         if len(rows := np.flatnonzero(events.kinds == len(waiting.plan.stages) + label)):
-            self._say(rows, np.ones(len(rows), bool), Phase.CORRECTION, self._delays(events.numbers[rows]))
+            self._say_told(rows, events.numbers[rows])
 
     def columns(self, rows: Numbers) -> dict[str, pa.Array]:
         """Return the columns of some rows."""
@@ -247,7 +248,19 @@ class _LabelColumns:
         rows = rows[self._take("due", numbers) > self._events.due[rows]]
         self._say(rows, np.zeros(len(rows), bool), Phase.CORRECTION, self._plan.window / _US)
 
-    def _say(self, rows: Numbers, values: Array | None, phase: Array | int, elapsed: Array | float) -> None:
+    def _say_unanswered(self, rows: Numbers, numbers: Numbers) -> None:
+        rows = rows[self._take("due", numbers) > self._events.due[rows]]
+        self._say(rows, self._plan.default or 0.0, Phase.FINAL, self._plan.window / _US)
+        self._known[rows] = self._plan.default is not None
+
+    def _say_told(self, rows: Numbers, numbers: Numbers) -> None:
+        at_feedback = self._plan.policy.at_feedback
+        values = self._take("value", numbers) if at_feedback else np.ones(len(rows), bool)
+        self._say(rows, values, Phase.FINAL if at_feedback else Phase.CORRECTION, self._delays(numbers))
+
+    def _say(
+        self, rows: Numbers, values: Array | float | None, phase: Array | int, elapsed: Array | float
+    ) -> None:
         self.concerned[rows] = True
         self._phase[rows] = phase
         self._elapsed[rows] = elapsed

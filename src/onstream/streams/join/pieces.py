@@ -53,11 +53,11 @@ class Memory:
 
     @property
     def too_much(self) -> bool:
-        """Whether rows must move out: a fifth is left for those on their way in and out.
+        """Whether rows must move out: a third is left for those on their way in and out.
 
         However large the index is, waiting rows have an eighth.
         """
-        room = self.limit_bytes * 4 // 5 - self.index_bytes
+        room = self.limit_bytes * 2 // 3 - self.index_bytes
         return self.used_bytes > max(room, self.limit_bytes // 8)
 
     @property
@@ -65,7 +65,7 @@ class Memory:
         """How large a piece grows."""
         return max(1, self.limit_bytes // _FULL_SHARE)
 
-    def map(self, data: pa.Buffer) -> pa.Buffer:
+    def map(self, data: pa.Buffer) -> mmap.mmap:
         """Return the bytes, mapped from a file."""
         path = self._folder / f"join-{secrets.token_hex(8)}.arrow"
         try:
@@ -74,7 +74,7 @@ class Memory:
                 try:
                     file.write(data)
                     file.flush()
-                    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                    return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
                 finally:
                     path.unlink()
         except OSError as error:
@@ -82,7 +82,6 @@ class Memory:
                 f"cannot move {data.size:,} waiting bytes out of memory to {str(self._folder)!r}: "
                 f"{os.strerror(error.errno or 0)}; make room there, or give the join another folder or more memory"
             ) from error
-        return pa.py_buffer(mapped)
 
 
 class Piece:
@@ -97,7 +96,7 @@ class Piece:
         Time after which none of its rows is needed.
     """
 
-    __slots__ = ("_data", "_lock", "_state", "batch", "first", "latest", "serial", "spilled")
+    __slots__ = ("_data", "_lock", "_mapped", "_state", "batch", "first", "latest", "serial", "spilled")
 
     def __init__(self, serial: int, first: int, batch: pa.RecordBatch, latest: int) -> None:
         self.serial = serial
@@ -106,6 +105,7 @@ class Piece:
         self.latest = latest
         self.spilled = False
         self._data: pa.Buffer | None = None
+        self._mapped: mmap.mmap | None = None
         self._state: State | None = None
         # Checkpoints are made by another thread than the one that moves pieces to disk.
         self._lock = threading.Lock()
@@ -135,11 +135,17 @@ class Piece:
     def spill(self, memory: Memory) -> None:
         """Move the bytes to a file."""
         with self._lock:
-            self._take(memory.map(self._pack()))
+            self._mapped = memory.map(self._pack())
+            self._take(pa.py_buffer(self._mapped))
             self.spilled = True
             if self._state is not None:
                 # Same bytes: whoever holds the state sees no difference.
                 self._state.arrays[_BYTES] = np.frombuffer(self._pack(), np.uint8)
+
+    def rest(self) -> None:
+        """Give back the memory of pages that were read of a file; they are read again when they are needed."""
+        if self._mapped is not None:
+            self._mapped.madvise(mmap.MADV_DONTNEED)
 
     def _pack(self) -> pa.Buffer:
         if self._data is None:
@@ -309,6 +315,8 @@ class Pieces:
     def _spill(self, piece: Piece) -> None:
         self._uncount(piece)
         piece.spill(self.memory)
+        for other in self.pieces:
+            other.rest()
         # Allocators keep what is given back to them, and this was much.
         pa.default_memory_pool().release_unused()
         self._count(piece)

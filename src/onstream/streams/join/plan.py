@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from onstream.errors import JobError
-from onstream.feedback import Policy, Wait, policy_of
+from onstream.feedback import Policy, policy_of
 from onstream.streams.join.declarations import Choice, Feedback
 from onstream.streams.join.times import microseconds
 
 __all__ = ["LabelPlan", "Plan", "Saying", "Stage"]
 
-Saying: TypeAlias = Literal["asked", "first", "final", "settled"]
+Saying: TypeAlias = Literal["asked", "first", "final", "settled", "unanswered"]
 """What a row says of a label: nothing yet, for a share of the impressions; the first thing; the outcome as the first
-thing; or that no feedback came, if the first row was a negative and that is to be settled."""
+thing; that no feedback came, if the first row was a negative and that is to be settled; or that none came, if there
+would have been a row with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,19 @@ class LabelPlan:
     default: float | None
 
     @property
-    def corrects(self) -> bool:
-        """Whether feedback after the first row makes a row of its own."""
-        return self.policy.corrects != "none"
+    def told_at_once(self) -> bool:
+        """Whether feedback makes a row of its own when it comes, unless a row has told of it."""
+        return self.policy.corrects != "none" or self.policy.at_feedback
+
+    @property
+    def closes(self) -> bool:
+        """Whether a row of its own tells at the end of the window that no feedback came."""
+        return self.policy.corrects == "all" or self.policy.at_feedback
+
+    @property
+    def early(self) -> bool:
+        """Whether it matters when feedback came."""
+        return self.policy.early_s is not None or self.policy.at_feedback
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +108,7 @@ class Plan:
     @property
     def early(self) -> bool:
         """Whether there are rows before the end of an impression's life."""
-        return len(self.stages) > 1 or any(label.corrects for label in self.labels)
+        return len(self.stages) > 1 or any(label.early for label in self.labels)
 
     @property
     def asked(self) -> tuple[int, ...]:
@@ -113,13 +124,16 @@ class Plan:
 
 
 def _label(feedback: Feedback, policy: str | Policy, lateness_s: float) -> LabelPlan:
-    if feedback.value is not None and feedback.policy is None:
-        policy = Wait(measured=0)
     resolved = policy_of(feedback.policy or policy, feedback.window_s, lateness_s)
-    if feedback.value is not None and (resolved.early_s is not None or resolved.measured_share):
+    if feedback.value is not None and resolved.early_s is not None:
         raise JobError(
-            f"feedback {feedback.label!r}: a label with a value is known when its window closes; leave its policy out, "
-            f"got {resolved.kind!r}"
+            f"feedback {feedback.label!r}: the policy {resolved.kind!r} is for labels without a value; this one can "
+            f"have 'wait' or 'when_known'"
+        )
+    if resolved.at_feedback and (feedback.value is None or feedback.choose != "first"):
+        raise JobError(
+            f"feedback {feedback.label!r}: the policy {resolved.kind!r} is for the first value of feedback; give the "
+            f"column of the value, or choose another policy"
         )
     return LabelPlan(
         feedback.label,
@@ -138,6 +152,8 @@ def _asked(label: LabelPlan) -> bool:
 def _sayings(label: LabelPlan, life: int) -> list[tuple[int, Saying]]:
     found: list[tuple[int, Saying]] = [(0, "asked")] if _asked(label) else []
     early_s = label.policy.early_s
+    if label.policy.at_feedback:
+        return [*found, (label.window, "unanswered")]
     if early_s is None:
         # Labels that are final when all windows have closed go out together.
         return [*found, (life, "final")]

@@ -157,6 +157,7 @@ class Waiting:
             values["floor"] = floors
         numbers = self.impressions.append(keys, times, **values)
         self.impressions.put(numbers)
+        self._weigh()
         return numbers
 
     def add_feedback(self, label: int, keys: JoinKeys, times: Times, values: npt.NDArray[np.float64]) -> None:
@@ -194,6 +195,9 @@ class Waiting:
         self.impression_pieces.forget(self.released)
         self.feedback.forget(self.released - life - self._lateness)
         self.feedback_pieces.forget(self.released)
+        self._weigh()
+
+    def _weigh(self) -> None:
         self._memory.index_bytes = self.impressions.size_bytes + self.feedback.size_bytes
 
     def _is_new(self, keys: JoinKeys) -> npt.NDArray[np.bool_]:
@@ -235,6 +239,7 @@ class Waiting:
         )
         is_last = np.append(~repeats[1:], True)
         self.feedback.put(numbers[order[is_last]])
+        self._weigh()
         found = self.impressions.find(keys)
         there = found >= 0
         if there.any():
@@ -295,13 +300,15 @@ class Waiting:
                     plan.choose, columns[f"at{label}"], columns[f"value{label}"], rows, times[at], values[at]
                 )
             if floors is not None and f"due{label}" in columns:
-                due = np.maximum(np.maximum(times[at], floors[at]), columns["floor"][rows])
+                # Feedback that seems older than its impression is known when that comes.
+                known = np.maximum(times[at], columns["time"][rows])
+                due = np.maximum(np.maximum(known, floors[at]), columns["floor"][rows])
                 self._note_due(label, columns[f"due{label}"], rows, due, generation.first)
 
     def _note_due(self, label: int, column: Times, rows: Numbers, due: Times, first: int) -> None:
         """Remember when an impression's feedback counts first, and that a row may be due then."""
         np.minimum.at(column, rows, due)
-        if self.plan.labels[label].corrects:
+        if self.plan.labels[label].told_at_once:
             new = np.unique(rows[(due == column[rows]) & (due > self.released)])
             if len(new):
                 self.corrections.append((column[new], new + first, np.full(len(new), label, np.int64)))
@@ -314,7 +321,7 @@ def _impression_columns(plan: Plan) -> dict[str, Column]:
         if label.valued:
             columns[f"at{i}"] = Column(np.int64, FOREVER if label.choose == "first" else NEVER)
             columns[f"value{i}"] = Column(np.float64, -np.inf if label.choose == "max" else 0)
-        if label.policy.early_s is not None:
+        if label.early:
             columns[f"due{i}"] = Column(np.int64, FOREVER)
     for i in plan.asked:
         columns[f"asked{i}"] = Column(np.bool_)
