@@ -27,6 +27,8 @@ TESTED = {
     *("publish", "gate", "gate_min_examples", "guard", "guard_rows"),
     # By test_signals, which has a stream that can be silent.
     "max_wait_s",
+    # By test_warm_start.
+    "warm_start",
 }
 
 
