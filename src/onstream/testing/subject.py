@@ -296,7 +296,7 @@ def gap(found: Predictions, expected: Predictions, tolerance: float = 0.0) -> st
             return f"shape {own.shape} for {name!r}, not {values.shape}"
         if not np.allclose(own, values, rtol=tolerance, atol=tolerance, equal_nan=True):
             at = np.unravel_index(np.nanargmax(np.abs(own - values)), own.shape)
-            return f"{own[at]!r} for {name!r} in row {at[0]}, not {values[at]!r}"
+            return f"{own[at]:.7g} for {name!r} in row {at[0]}, not {values[at]:.7g}"
     return None
 
 

@@ -1,0 +1,47 @@
+"""The pages on learners: every block of Python runs, and every command."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+def run(folder, *command):
+    ran = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_the_learner_of_the_page_keeps_the_laws(tmp_path):
+    (tmp_path / "test_page.py").write_text("\n\n".join(blocks("learners.md", "python")))
+    out = run(tmp_path, "-m", "pytest", "-s", "test_page.py")
+    assert "20 passed" not in out
+    assert "18 passed, 2 skipped" in out
+    assert "learning_teaches holds" in out
+    assert "the_exported_predicts_the_same it exports nothing" in out
+
+
+def test_the_commands_and_the_model_of_the_page_on_keras_run(tmp_path):
+    install, commands = blocks("keras.md", "sh")
+    assert install.startswith("pip install")
+    for line in commands.splitlines():
+        name, *arguments = shlex.split(line)
+        assert name == "onstream"
+        out = run(tmp_path, "-m", "onstream", *arguments)
+    assert "auc 0." in out
+    (text,) = blocks("keras.md", "python")
+    (tmp_path / "taste.py").write_text(text)
+    rows = [
+        {"item": i % 7, "history": list(range(i % 5)), "price": i, "click": int(i % 7 > 3)}
+        for i in range(300)
+    ]
+    (tmp_path / "views.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "300 examples learned" in run(tmp_path, "-m", "onstream", "train", "taste.py")
