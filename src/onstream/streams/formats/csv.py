@@ -114,12 +114,15 @@ class Csv:
                 raise JobError(
                     f"column_names must name all columns; {missing or 'columns'} of schema= are missing"
                 )
+        quoting = delimiter != "\t" if quoting is None else quoting
+        if types is not None:
+            _check_types(types, Dialect(delimiter, '"' if quoting else "", tuple(null_values)))
         facts = {
             "types": types,
             "column_names": names,
             "columns": None,
             "delimiter": delimiter,
-            "quoting": delimiter != "\t" if quoting is None else quoting,
+            "quoting": quoting,
             "null_values": tuple(null_values),
             "max_message_bytes": max_message_bytes,
             "max_rows_per_message": max_rows_per_message,
@@ -235,3 +238,12 @@ class Csv:
     def _dialect(self) -> Dialect:
         """Return how values are written."""
         return Dialect(self.delimiter, '"' if self.quoting else "", self.null_values)
+
+
+def _check_types(types: pa.Schema, dialect: Dialect) -> None:
+    """Refuse types that cannot be read from text, by reading some."""
+    lines, _ = split_lines([dialect.delimiter.join("x" * len(types)).encode()])
+    try:
+        DelimitedParser(types.names, types, dialect).parse(lines)
+    except pa.ArrowNotImplementedError as error:
+        raise JobError(f"schema: {error}") from error
