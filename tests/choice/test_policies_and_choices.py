@@ -168,3 +168,13 @@ def test_a_bootstrapped_loss_counts_rows_by_poisson_draws():
     assert losses.mean() == pytest.approx(1, abs=0.03)
     assert losses.var() == pytest.approx(1, abs=0.05)
     assert torch.equal(losses, losses.round())
+
+
+class Greedier(EpsilonGreedy):
+    def propensities(self, candidates, draw):
+        return np.ones(len(candidates.scores))
+
+
+def test_a_policy_that_is_wrong_is_told():
+    with pytest.raises(JobError, match="do not sum to 1"):
+        Chooser(Greedier()).choose(np.array([0.1, 0.2]), [1, 1])

@@ -4,6 +4,8 @@ import copy
 import io
 import math
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -192,3 +194,11 @@ def test_rivers_own_streams_feed_it():
     for x, y in stream.iter_csv(io.StringIO(csv), target="y", converters={"price": float, "y": int}):
         model.learn_one(x, y)
     assert set(model.predict_proba_one({"user": "u1"})) == {0, 1}
+
+
+@pytest.mark.parametrize(("library", "name"), [("river", "RiverClassifier"), ("sklearn", "SklearnRegressor")])
+def test_without_its_library_the_extra_is_named(library, name):
+    hidden = f"import sys; sys.modules[{library!r}] = None; sys.modules['{library}.base'] = None"
+    program = f"{hidden}; import onstream.estimators; onstream.estimators.{name}"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False).stderr
+    assert f"pip install 'onstream[{library}]'" in said

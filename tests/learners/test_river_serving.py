@@ -6,10 +6,10 @@ from river import compose, linear_model, preprocessing
 from river.compat import SKL2RiverClassifier
 from sklearn.linear_model import SGDClassifier
 
-from onstream import Label, Number, River
+from onstream import Id, Label, Number, River
 from onstream.checkpoints import CheckpointLog, LocalStore
 from onstream.contracts import State
-from onstream.errors import CheckpointError, JobError, MissingExtraError
+from onstream.errors import CheckpointError, JobError, MissingExtraError, RequestError
 from onstream.learners.predictors import open_predictor, weights_of
 from onstream.learners.river_predictor import RiverPredictor
 from onstream.serving.replica import Replica
@@ -119,6 +119,20 @@ def test_the_exported_predictor_predicts_as_the_learner():
     predictor.load(weights_of(learner.state()))
     assert predictor.predict(batch, {})["y"].tolist() == learner.predict(batch, {})["y"].tolist()
     assert learner.export().facts == exported()[1].export().facts
+
+
+def test_a_row_that_a_model_cannot_predict_is_the_fault_of_the_request():
+    model = compose.Select("word") | preprocessing.OneHotEncoder() | linear_model.LogisticRegression()
+    batch, learner = bound(River(model), [Id("word"), Label("y")], [{"word": "a", "y": 1}])
+    learner.learn(batch, {})
+    predictor = open_predictor(learner.export(), learner._layout)
+    predictor.load(weights_of(learner.state()))
+    assert predictor.predict(batch, {})["y"].tolist() == learner.predict(batch, {})["y"].tolist()
+    batch, _ = batch_of([Id("word"), Label("y")], [{"word": "a", "y": 1}, {"word": None, "y": 1}])
+    with pytest.raises(
+        RequestError, match="row 1: the river model of 'y' cannot predict it: KeyError: 'word'"
+    ):
+        predictor.predict(batch, {})
 
 
 @pytest.mark.parametrize("change", [{"format": "onstream.river/9"}, {"labels": ["z"]}, {"labels": None}])

@@ -15,6 +15,8 @@ from onstream.errors import JobError, ShapeError
 
 __all__ = ["Choices", "Chooser"]
 
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Choices:
@@ -93,7 +95,7 @@ class Chooser:
         Raises
         ------
         JobError
-            If the policy cannot choose by that.
+            If the policy cannot choose by that, or is wrong.
         ShapeError
             If there is not one of each for every row, or a request's rows are not together.
         """
@@ -115,7 +117,12 @@ class Chooser:
                 None if heads is None else heads[:, own],
             )
             draw = np.random.default_rng((self.seed, hash_value(keys[begin], salt("onstream.choice"))))
-            propensities[own] = self.policy.propensities(candidates, draw)
+            found = self.policy.propensities(candidates, draw)
+            if not (found.min() >= 0 and abs(found.sum() - 1) < _ROUNDING):
+                raise JobError(
+                    f"{self.policy!r} gives probabilities that do not sum to 1: {found.tolist()!r:.200}"
+                )
+            propensities[own] = found
             # The last one takes what rounding leaves.
             index[at] = begin + min(
                 int(np.searchsorted(np.cumsum(propensities[own]), draw.random(), side="right")),

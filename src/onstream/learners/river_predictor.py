@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onstream.contracts import Array, Batch, Layout, Predictions, Rows, State
-from onstream.errors import CheckpointError, JobError
+from onstream.errors import CheckpointError, JobError, RequestError
 from onstream.learners.river_rows import Asking, import_river, new_predictions, row_dicts
 from onstream.learners.river_unpack import unpack
 
@@ -78,7 +78,13 @@ class RiverPredictor:
         self._models = models
 
     def predict(self, batch: Batch, rows: Mapping[str, Rows]) -> Predictions:
-        """Return the predictions for a batch; `rows` are not looked at."""
+        """Return the predictions for a batch; `rows` are not looked at.
+
+        Raises
+        ------
+        RequestError
+            If a model cannot predict a row, as one may that misses a feature; another row may be fine.
+        """
         found = {label.name: new_predictions(label, batch.num_rows) for label in self._layout.labels}
         with self._lock:
             for at, x in enumerate(row_dicts(self._layout, batch)):
@@ -86,8 +92,8 @@ class RiverPredictor:
                     try:
                         found[asking.label.name][at] = asking.predict_one(dict(x))
                     except Exception as error:
-                        raise CheckpointError(
-                            f"the river model of {asking.label.name!r} failed at row {at}: "
+                        raise RequestError(
+                            f"row {at}: the river model of {asking.label.name!r} cannot predict it: "
                             f"{type(error).__name__}: {str(error)[:300]}"
                         ) from error
         return found
