@@ -87,6 +87,7 @@ __all__ = [
     "Join",
     "Json",
     "Kafka",
+    "KafkaWriter",
     "Keras",
     "Label",
     "Libffm",

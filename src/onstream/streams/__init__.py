@@ -17,7 +17,7 @@ from onstream.streams.formats import (
     VowpalWabbit,
 )
 from onstream.streams.join import Feedback, Join
-from onstream.streams.kafka import Kafka
+from onstream.streams.kafka import Kafka, KafkaWriter
 from onstream.streams.log import Answered, Appended, Log
 from onstream.streams.log_answers import prediction_columns
 from onstream.streams.pace import EventPace
@@ -41,6 +41,7 @@ __all__ = [
     "Join",
     "Json",
     "Kafka",
+    "KafkaWriter",
     "Libffm",
     "Libsvm",
     "Log",

@@ -1,5 +1,6 @@
 """Kafka: topics as streams, and results written to topics."""
 
 from onstream.streams.kafka.stream import Kafka
+from onstream.streams.kafka.writer import KafkaWriter
 
-__all__ = ["Kafka"]
+__all__ = ["Kafka", "KafkaWriter"]

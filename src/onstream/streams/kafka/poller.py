@@ -52,6 +52,8 @@ class Poller:
     handover : Handover
     note : callable
         Receives sentences for the user.
+    find : callable, optional
+        Given partitions that are about to be read, returns positions before which all is done.
 
     Raises
     ------
@@ -66,8 +68,10 @@ class Poller:
         fetched: Fetched,
         handover: Handover,
         note: Callable[[str], None],
+        find: Callable[[Sequence[str]], Positions] | None = None,
     ) -> None:
         self._stream = stream
+        self._find = find
         self._known = {name: at for name, at in positions.items() if "#" not in name}
         self._fetched = fetched
         self._handover = handover
@@ -88,6 +92,7 @@ class Poller:
         self._first_ends: Positions = {}
         self._ends_due = 0.0
         self._begun = False
+        self.member: object | None = None
         self.settled = False
         self._consumer = new_consumer(
             stream.servers,
@@ -366,6 +371,9 @@ class Poller:
         for name in partitions:
             if (given := self._handover.given(name)) is not None:
                 known[name] = given
+        if self._find is not None:
+            for name, at in self._find(partitions).items():
+                known[name] = max(at, known.get(name, 0))
         if self._stream.group is not None:
             committed = self._patiently(lambda: self._committed_of(partitions))
             if committed is None:
@@ -425,6 +433,8 @@ class Poller:
     # ------------------------------------------------------------------------------------ the group
 
     def _assigned(self, partitions: list[str]) -> None:
+        # Another with every rebalance: the broker refuses what an older one commits.
+        self.member = self._consumer.consumer_group_metadata()
         self._take(partitions)
         self.settled = True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from onstream.contracts import Chunk, Positions
@@ -39,7 +39,8 @@ class Reading:
         As `Handover` takes it.
     max_rows : int
         Of a chunk.
-    note : callable
+    note, find : callable
+        As `Poller` takes them.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Reading:
         kept: Positions | None,
         max_rows: int,
         note: Callable[[str], None],
+        find: Callable[[Sequence[str]], Positions] | None = None,
     ) -> None:
         self._stream = stream
         self._max_rows = max_rows
@@ -62,7 +64,7 @@ class Reading:
         self._not_before: dict[str, int] = {}
         self._until: Positions = {}
         self._done: set[str] = set()
-        self._poller = Poller(stream, positions, self._fetched, self._handover, note)
+        self._poller = Poller(stream, positions, self._fetched, self._handover, note, find)
 
     def chunks(self, stop: threading.Event) -> Iterator[Chunk]:
         """Yield chunks until the end, or until `stop` is set."""
@@ -88,6 +90,11 @@ class Reading:
     def own(self) -> Collection[str]:
         """The partitions that are read."""
         return self._poller.own
+
+    @property
+    def member(self) -> object | None:
+        """The newest membership of the group."""
+        return self._poller.member
 
     def hold(self, partitions: Collection[str]) -> None:
         """Give nothing of these partitions, until the next call."""

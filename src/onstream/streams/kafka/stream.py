@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ class _Run:
     reading: Reading | None = None
     kept: Positions | None = None
     held: frozenset[str] = frozenset()
+    find: Callable[[Sequence[str]], Positions] | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -233,6 +234,19 @@ class Kafka:
         """Return the partitions that are read, as soon as they are known."""
         return () if self._run.reading is None else self._run.reading.own
 
+    @property
+    def member(self) -> object | None:
+        """The newest membership of the group, for `KafkaWriter.write`; None before the group has answered."""
+        return None if self._run.reading is None else self._run.reading.member
+
+    def resume_from(self, find: Callable[[Sequence[str]], Positions]) -> None:
+        """Ask `find` for positions whenever partitions are about to be read: before them, all is done.
+
+        For those who keep positions elsewhere than in a checkpoint. Partitions are read from the furthest of what is
+        known. Called in a thread of the stream.
+        """
+        self._run.find = find
+
     def kept(self, positions: Positions) -> None:
         """Take note that a checkpoint with these positions is durable, and commit them to the group."""
         self._run.kept = dict(positions)
@@ -251,7 +265,7 @@ class Kafka:
 
     def _read(self, positions: Positions, max_rows: int, stop: threading.Event) -> Iterator[Chunk]:
         run = self._run
-        reading = Reading(self, positions, run.kept, max_rows, run.notes.append)
+        reading = Reading(self, positions, run.kept, max_rows, run.notes.append, run.find)
         run.reading = reading
         reading.hold(run.held)
         yield from reading.chunks(stop)
