@@ -7,12 +7,13 @@ CORE := $(wildcard src/core/*) CMakeLists.txt pyproject.toml
 
 .PHONY: demo test test-all check bench docs format clean
 
-# A year of flights is sent in, predictions are asked for, and a model learns and serves meanwhile.
+# A year of departures is sent in, and arrivals as they come hours later; predictions are asked for, and a model learns
+# and serves meanwhile.
 demo: $(STAMP)  ## watch it learn and serve; stop it with Ctrl-C, run it again: it goes on
 	@mkdir -p models
-	@$(PYTHON) examples/send_flights.py > models/send_flights.log 2>&1 & sender=$$!; \
+	@$(PYTHON) examples/send_departures.py > models/send_departures.log 2>&1 & sender=$$!; \
 	trap "kill $$sender 2> /dev/null || true" EXIT; \
-	$(VENV)/bin/onstream run examples/flights_live.py || test $$? -eq 130
+	$(VENV)/bin/onstream run examples/flights_join.py || test $$? -eq 130
 
 # Arrow Flight by itself: the standard clients bring gevent and a second gRPC into the process of the tests.
 test: $(STAMP)  ## all tests but the long ones
