@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Join,
         Json,
         Kafka,
+        KafkaWriter,
         Libffm,
         Libsvm,
         Log,
