@@ -14,10 +14,11 @@ def test_the_blocks_of_the_page_run(broker, tmp_path, monkeypatch):
     broker.create("doubled", 1)
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert len(blocks) == 6
-    fast = ', config={"session.timeout.ms": 6000, "heartbeat.interval.ms": 100}'
     for text in blocks:
         text = text.replace("127.0.0.1:9092", broker.servers)
-        text = text.replace('group="doublers"', f'group="doublers", servers={broker.servers!r}{fast}')
+        text = text.replace(
+            'group="doublers"', f'group="doublers", partitions="all", servers={broker.servers!r}'
+        )
         text = text.replace('name="doubler-1"', f'name="doubler-1", servers={broker.servers!r}')
         names: dict = {}
         exec(compile(text, "docs/kafka.md", "exec"), names)

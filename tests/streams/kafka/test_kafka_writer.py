@@ -10,7 +10,6 @@ from onstream.streams.formats import Json
 from onstream.streams.kafka import KafkaWriter
 from tests.streams.streamed import read, rows_of
 
-FAST = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 100}
 ROW = Json({"n": "int64"})
 
 
@@ -30,7 +29,7 @@ def test_messages_are_there_when_writing_returns(broker, topic):
 def test_results_and_the_offsets_that_they_come_from_are_written_in_one_transaction(broker, topic):
     scores = broker.create(f"{topic}-scores")
     broker.send(topic, lines(*range(10)))
-    source = Kafka(topic, servers=broker.servers, format=ROW, group=f"{topic}-scorers", config=FAST)
+    source = Kafka(topic, servers=broker.servers, format=ROW, group=f"{topic}-scorers", partitions="all")
     stop = threading.Event()
     chunks = source.read({}, max_rows=4, stop=stop)
     with KafkaWriter(scores, servers=broker.servers, name=f"{topic}-scorer") as writer:

@@ -166,6 +166,8 @@ class Poller:
         if topics is None:
             return
         self._begun = True
+        if self._stream.group is not None:
+            self.member = self._consumer.consumer_group_metadata()
         if not self._stream.shared:
             self._take(topics)
             self.settled = True
