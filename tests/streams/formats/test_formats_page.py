@@ -18,5 +18,5 @@ def test_the_code_of_the_page_runs():
 
 def test_the_table_names_every_format():
     every = set(formats.__all__) - {"Decoded", "Format", "Undecodable"}
-    assert {name for name in re.findall(r"^\| `(\w+)\(", PAGE, re.MULTILINE)} == every
+    assert set(re.findall(r"^\| `(\w+)\(", PAGE, re.MULTILINE)) == every
     assert every <= set(onstream.__all__)

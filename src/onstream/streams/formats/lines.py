@@ -18,10 +18,12 @@ Offsets = npt.NDArray[np.int64]
 
 def split_lines(texts: Sequence[bytes]) -> tuple[Lines, Offsets]:
     """Return the lines of some texts that are not blank, and which text each comes from. No line spans two texts."""
-    data = b"\n".join(texts) + b"\n"
+    # No blank line is added: the fastest parser takes none.
+    ended = [text if text.endswith(b"\n") else text + b"\n" for text in texts]
+    data = b"".join(ended)
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
-    lines = Lines(data, np.concatenate(([0], ends[:-1])), ends).filled()
-    text_ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
+    lines = Lines(data, np.concatenate(([0], ends))[:-1], ends).filled()
+    text_ends = np.cumsum(np.fromiter(map(len, ended), np.int64, len(ended)))
     return lines, np.searchsorted(text_ends, lines.starts, side="right")
 
 
