@@ -17,7 +17,7 @@ policy = Policy(
     lambda: nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)),
     Gym("CartPole-v1"),
     sigma=0.3,
-    lr=0.2,
+    lr=0.3,
     population=16,
     seed={seed},
 )
@@ -43,7 +43,7 @@ def point(**settings):
 
 
 def cartpole(seed=0, **settings):
-    known = {"sigma": 0.3, "lr": 0.2, "population": 16}
+    known = {"sigma": 0.3, "lr": 0.3, "population": 16}
     return Policy(
         lambda: nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)),
         Gym("CartPole-v1"),

@@ -54,8 +54,9 @@ def test_evaluating_tells_whether_the_target_is_reached(onstream, tmp_path):
     onstream.fine("es", "init", path, model)
     assert "mean reward of 3 episodes -" in onstream.fine("es", "evaluate", path, model, "--episodes", 3)
     onstream.fine("es", "evaluate", path, model, "--episodes", 3, "--target", -1000)
-    code, out, err = onstream("es", "evaluate", path, model, "--episodes", 3, "--target", 0)
+    code, said, err = onstream("es", "evaluate", path, model, "--episodes", 3, "--target", 0)
     assert (code, err) == (1, "")
+    assert said.startswith("version 1: mean reward")
     assert logged(model) == []
 
 
@@ -98,7 +99,10 @@ def test_a_sampler_that_cannot_go_on_ends_the_job(onstream, tmp_path):
     [
         (["init", "{folder}/nothing.py", "{folder}/model"], "there is no policy file"),
         (["init", "{folder}/empty.py", "{folder}/model"], "a policy file makes one Policy"),
-        (["sample", "{folder}/policy.py", "{folder}/model", "--together", "3", "--episodes", "3"], "act in pairs"),
+        (
+            ["sample", "{folder}/policy.py", "{folder}/model", "--together", "3", "--episodes", "3"],
+            "act in pairs",
+        ),
         (["update", "{folder}/model", "--set", "lr"], "--set takes NAME=VALUE"),
         (["update", "{folder}/model", "--set", "sigma=1"], "can change lr"),
         (["update", "{folder}/model", "--set", "lr=fast"], "lr must be a positive number, got 'fast'"),

@@ -33,7 +33,9 @@ def nearness(predictions, batch):
         labels = batch.labels[name]
         present = np.isfinite(labels)
         wanted = np.where(present, labels, 0)
-        error = wanted - values if values.ndim == 1 else 1 - values[np.arange(len(values)), wanted.astype(int)]
+        error = (
+            wanted - values if values.ndim == 1 else 1 - values[np.arange(len(values)), wanted.astype(int)]
+        )
         weights = 1 if batch.weights is None else batch.weights
         total -= float((np.square(error) * present * weights).sum())
     return total
@@ -91,7 +93,9 @@ def job(folder, learner, **settings):
 
 
 def test_it_learns_what_has_no_gradient(tmp_path):
-    watch = run(job(tmp_path, Evolution(Two, accuracy, Strategy(population=16, sigma=0.2, lr=0.1)), window=2560))
+    watch = run(
+        job(tmp_path, Evolution(Two, accuracy, Strategy(population=16, sigma=0.2, lr=0.1)), window=2560)
+    )
     assert watch.report.labels["click"].window["accuracy"] > 0.93
 
 

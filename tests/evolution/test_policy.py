@@ -162,7 +162,10 @@ def test_a_directory_that_holds_something_else_is_refused(tmp_path, monkeypatch)
 
 def test_an_environment_may_be_a_function():
     episodes = Episodes(nearness, (3,), ("x", "y"))
-    assert episodes.run(lambda seen, members: np.array([[0.5, -1.0]], np.float32), [1, 2]).tolist() == [0.0, 0.0]
+    assert episodes.run(lambda seen, members: np.array([[0.5, -1.0]], np.float32), [1, 2]).tolist() == [
+        0.0,
+        0.0,
+    ]
 
 
 def test_a_policy_file_is_no_job_file(tmp_path):

@@ -18,9 +18,7 @@ SMALL = {"noise_size": 1 << 16}
 
 def solver(n=6, *, discount=0.8, max_staleness=4, **settings):
     begin = np.random.default_rng(n).normal(size=n).astype(np.float32)
-    return Solver(
-        begin, Strategy(**{**SMALL, **settings}), discount=discount, max_staleness=max_staleness
-    )
+    return Solver(begin, Strategy(**{**SMALL, **settings}), discount=discount, max_staleness=max_staleness)
 
 
 # ----------------------------------------------------------------------------------------- shaping
@@ -30,7 +28,8 @@ def solver(n=6, *, discount=0.8, max_staleness=4, **settings):
 def test_centered_ranks_follow_their_formula(rewards):
     n = len(rewards)
     expected = [
-        (sum(o < r for o in rewards) + (sum(o == r for o in rewards) - 1) / 2) / (n - 1) - 0.5 for r in rewards
+        (sum(o < r for o in rewards) + (sum(o == r for o in rewards) - 1) / 2) / (n - 1) - 0.5
+        for r in rewards
     ]
     found = centered_ranks(rewards)
     assert np.allclose(found, expected)
