@@ -139,6 +139,8 @@ def line(progress: Progress, served: Mapping[str, float] | None = None) -> str:
         parts.append(f"checkpoint={progress.version}")
     if progress.behind is not None:
         parts.append(f"lag={progress.behind[0]}_{progress.behind[1]}")
+    if "join/waiting_rows" in progress.stream:
+        parts.append(f"waiting={progress.stream['join/waiting_rows']:.0f}")
     if progress.rejected:
         parts.append(f"rejected={progress.rejected}")
     if progress.dropped:

@@ -66,6 +66,42 @@ _LABEL_RATE = re.compile(r"guard/(?P<label>.+)/label_rate")
 _LABEL_RATE_FAMILY = _Family(
     "onstream_guard_label_rate_ratio", "Mean of a label over recent rows by its mean before.", ("label",)
 )
+_JOIN = re.compile(r"join/((?P<label>.+)/)?(?P<metric>\w+)")
+_JOIN_FAMILIES = {
+    key: _Family(f"onstream_join_{name}", text)
+    for key, name, text in (
+        ("waiting_rows", "waiting_rows", "Impressions that wait for feedback."),
+        ("waiting_feedback", "waiting_feedback_rows", "Feedback that may belong to such."),
+        ("memory_bytes", "memory_bytes", "What waits in memory, index included."),
+        ("spilled_bytes", "spilled_bytes", "What waits on disk."),
+        ("emitted_rows", "emitted_rows_total", "Rows that the join gave."),
+        ("impressions", "impressions_total", "Impressions that came."),
+        ("duplicate_impressions", "duplicate_impressions_total", "Impressions that were there already."),
+        ("late_impressions", "late_impressions_total", "Impressions that came too late to wait."),
+        ("rejected_rows", "rejected_rows_total", "Rows of the inputs that could not be used."),
+        ("watermark", "watermark_timestamp_seconds", "Event time up to which everything should have come."),
+        ("watermark_lag_s", "watermark_lag_seconds", "Newest event time less the watermark."),
+        ("watermark_age_s", "watermark_age_seconds", "Time now less the watermark."),
+    )
+}
+_JOIN_LABEL_FAMILIES = {
+    key: _Family(f"onstream_join_{name}", text, ("label",))
+    for key, name, text in (
+        ("feedback", "feedback_total", "Feedback that came."),
+        ("matched", "matched_feedback_total", "Feedback that met its impression."),
+        ("unmatched", "unmatched_feedback", "Feedback that has not met an impression."),
+        ("duplicates", "duplicate_feedback_total", "Feedback of an impression that had some already."),
+        ("outside_window", "feedback_outside_window_total", "Feedback too long after its impression."),
+        ("late", "late_feedback_total", "Feedback that came behind the watermark."),
+        ("dropped", "dropped_feedback_total", "Feedback that came too late for any impression."),
+        ("join_rate", "join_rate_ratio", "Share of feedback that met its impression."),
+        ("coverage", "coverage_ratio", "Share of impressions that had feedback when they were over."),
+        ("delay_p50_s", "delay_p50_seconds", "Median time from an impression to its feedback."),
+        ("delay_p90_s", "delay_p90_seconds", "Time within which nine tenths of feedback came."),
+        ("delay_p99_s", "delay_p99_seconds", "Time within which 99 of 100 feedback came."),
+    )
+}
+
 _TABLE = re.compile(r"tables/(?P<table>.+)/(?P<metric>rows|bytes)")
 _TABLE_FAMILIES = {
     "rows": _Family("onstream_table_rows", "Rows of an embedding table.", ("table",)),
@@ -100,7 +136,8 @@ class Prometheus:
     ``onstream_grouped_auc_ratio{label="click",scope="window",group="user"}``. The job's own numbers are
     "examples_per_second", "rejected_rows", "dropped_batches", "checkpoint/version", "checkpoint/age_s",
     "published/version", "published/open", "paused", "guard/unseen", "guard/<label>/label_rate", "lag/rows",
-    "lag/bytes", "lag/s", "tables/<table>/rows" and "tables/<table>/bytes"; any other name appears as
+    "lag/bytes", "lag/s", "tables/<table>/rows" and "tables/<table>/bytes", and those of a join, as
+    ``onstream_join_waiting_rows`` and ``onstream_join_coverage_ratio{label="click"}``; any other name appears as
     ``onstream_metric{name="..."}``. A scrape sees one `write` whole: what the newest one lacks is gone. The
     registry of the process is not touched.
     """
@@ -177,6 +214,12 @@ def _place(name: str) -> tuple[_Family, tuple[str, ...]]:
             return _METRIC_FAMILIES[metric], (label, scope)
     if found := _LABEL_RATE.fullmatch(name):
         return _LABEL_RATE_FAMILY, (found["label"],)
+    if found := _JOIN.fullmatch(name):
+        metric, label = found["metric"], found["label"]
+        if label is None and metric in _JOIN_FAMILIES:
+            return _JOIN_FAMILIES[metric], ()
+        if label is not None and metric in _JOIN_LABEL_FAMILIES:
+            return _JOIN_LABEL_FAMILIES[metric], (label,)
     if found := _TABLE.fullmatch(name):
         return _TABLE_FAMILIES[found["metric"]], (found["table"],)
     return _OTHER, (name,)

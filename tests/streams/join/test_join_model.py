@@ -44,7 +44,7 @@ def parted(draw, rows, partitions, key):
     return {name: [row for _, row in sorted(marked, key=lambda m: m[0])] for name, marked in dealt.items()}
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     history=histories(),
     draw=st.randoms(use_true_random=False),
@@ -107,7 +107,7 @@ def test_it_gives_each_impression_once_with_its_feedback(
     assert not any(spill.iterdir()) if spill.exists() else True
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(history=histories(), draw=st.randoms(use_true_random=False), memory=st.sampled_from([4_000, "1MB"]))
 def test_the_order_does_not_depend_on_how_inputs_come(tmp_path_factory, history, draw, memory):
     impressions, _, feedback = history

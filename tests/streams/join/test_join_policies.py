@@ -57,7 +57,7 @@ def told(impression, feedback, policy):
     return rows
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     history=histories(),
     draw=st.randoms(use_true_random=False),

@@ -37,6 +37,9 @@ _IMPRESSIONS = "impressions"
 # How often a silent join looks whether a partition has become idle, or it was told to stop.
 _POLL_S = 0.05
 
+# After so many small chunks that made no row, what is remembered is given to checkpoints all the same.
+_UNSAID_CHUNKS = 64
+
 
 class Join:
     """Join impressions with the feedback that comes later: one stream of labelled examples.
@@ -254,7 +257,7 @@ class Join:
     def _read(self, joining: Joining, max_rows: int, stop: threading.Event) -> Iterator[Chunk]:
         yield from joining.resume(max_rows)
         drift, idle_s = microseconds(seconds(self.drift)), seconds(self.idle)
-        unsaid, said_at = 0, self.clock.time()
+        unsaid = 0
         with Inputs(self._inputs, joining.positions, max_rows) as inputs:
             while not stop.is_set():
                 now = self.clock.time()
@@ -271,7 +274,7 @@ class Join:
                         joining.inputs[index].ended = True
                     else:
                         rejects = joining.take(index, chunk)
-                        unsaid += chunk.batch.num_rows + 1
+                        unsaid += chunk.batch.num_rows + max_rows // _UNSAID_CHUNKS
                         if rejects:
                             yield _empty(joining, rejects)
                 emitted = joining.emitted
@@ -279,9 +282,9 @@ class Join:
                 if joining.emitted > emitted:
                     unsaid = 0
                 # What is remembered belongs in checkpoints while there are no rows to carry it.
-                elif unsaid >= max_rows or (unsaid and self.live and now - said_at >= _POLL_S):
+                elif unsaid and (unsaid >= max_rows or taken is None):
                     yield _empty(joining)
-                    unsaid, said_at = 0, now
+                    unsaid = 0
                 if (level := joining.level()) is not None:
                     for i, each in enumerate(joining.inputs):
                         inputs.hold(i, each.ahead_of(level + drift))
