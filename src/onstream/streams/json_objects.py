@@ -49,6 +49,8 @@ def infer_types(texts: Iterable[bytes]) -> dict[str, pa.DataType]:
 
 def _common_type(values: list[Any]) -> pa.DataType:
     """Return the type of some values without None."""
+    if values and all(type(v) is int and 0 <= v < 2**64 for v in values) and max(values) >= 2**63:
+        return pa.uint64()
     for some in (values, values[:1]):
         with suppress(pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError):
             return pa.array(some).type if some else pa.string()

@@ -1,6 +1,7 @@
 """What holds of single formats: JSON, CSV, Arrow IPC, Protobuf and functions."""
 
 import io
+import json
 import random
 
 import numpy as np
@@ -22,33 +23,49 @@ def reasons(decoded) -> list[tuple[int, str]]:
 
 
 def test_json_without_a_schema_keeps_what_the_first_messages_had():
-    json = Json()
-    assert json.schema().names == []
-    assert json.decode([b"nonsense", b"{}"]).batch.num_rows == 1
-    decoded = json.decode([b"nonsense", b'{"a": 1, "b": null}', b'{"a": 2, "c": "x"}'])
-    assert json.schema() == pa.schema([("a", pa.int64()), ("b", pa.string()), ("c", pa.string())])
+    format = Json()
+    assert format.schema().names == []
+    assert format.decode([b"nonsense", b"{}"]).batch.num_rows == 1
+    decoded = format.decode([b"nonsense", b'{"a": 1, "b": null}', b'{"a": 2, "c": "x"}'])
+    assert format.schema() == pa.schema([("a", pa.int64()), ("b", pa.string()), ("c", pa.string())])
     assert decoded.batch.to_pylist() == [{"a": 1, "b": None, "c": None}, {"a": 2, "b": None, "c": "x"}]
-    later = json.decode([b'{"a": 1.5}', b'{"a": 3, "d": 4}'])
+    later = format.decode([b'{"a": 1.5}', b'{"a": 3, "d": 4}'])
     assert rows_of(later) == [(1, {"a": 3, "b": None, "c": None})]
-    assert json.select(["a"]).decode([b'{"a": 4, "b": 7}']).batch.to_pylist() == [{"a": 4}]
+    assert format.select(["a"]).decode([b'{"a": 4, "b": 7}']).batch.to_pylist() == [{"a": 4}]
 
 
 def test_a_field_that_is_selected_before_it_is_seen_is_text():
-    json = Json().select(["a", "later"])
-    assert json.decode([b'{"a": 1}']).batch.to_pylist() == [{"a": 1, "later": None}]
-    assert json.decode([b'{"later": "x"}', b'{"later": 7}']).batch.to_pylist() == [{"a": None, "later": "x"}]
+    format = Json().select(["a", "later"])
+    assert format.decode([b'{"a": 1}']).batch.to_pylist() == [{"a": 1, "later": None}]
+    assert format.decode([b'{"later": "x"}', b'{"later": 7}']).batch.to_pylist() == [
+        {"a": None, "later": "x"}
+    ]
+
+
+def test_types_that_json_suggests_are_those_that_its_values_fit():
+    row = {
+        "big": 2**64 - 1,
+        "real": 1.5,
+        "flag": True,
+        "list": [1, None],
+        "struct": {"a": ["x"]},
+        "empty": [],
+    }
+    format = Json()
+    assert format.decode([json.dumps(row).encode()]).batch.to_pylist() == [row]
+    assert [str(t) for t in format.schema().types[:4]] == ["uint64", "double", "bool", "list<item: int64>"]
 
 
 def test_what_is_inferred_of_one_selection_holds_for_all():
-    json = Json()
-    first, second = json.select(["a"]), json.select(["b"])
+    format = Json()
+    first, second = format.select(["a"]), format.select(["b"])
     first.decode([b'{"a": 1, "b": 2}'])
     assert second.schema() == pa.schema([("b", pa.int64())])
 
 
 def test_json_bounds_depth_and_size():
-    json = Json({"a": "int64"}, max_depth=2, max_message_bytes=30)
-    decoded = json.decode(
+    format = Json({"a": "int64"}, max_depth=2, max_message_bytes=30)
+    decoded = format.decode(
         [b'{"a":1,"x":[1]}', b'{"a":1,"x":[[1]]}', b'{"a":1}' + b" " * 24, b'{"a":1}' + b" " * 23]
     )
     assert decoded.sources.tolist() == [0, 3]
