@@ -97,12 +97,9 @@ def afm(network, x):
     rows = x.stack()
     v = rows[..., 1:]
     pairs = torch.stack([v[:, i] * v[:, j] for i, j in combinations(range(rows.shape[1]), 2)], 1)
-    weights = torch.softmax(network.attention(pairs).squeeze(2), 1)
-    return (
-        rest(network, x)
-        + rows[..., 0].sum(1)
-        + network.pooled(torch.einsum("np,npk->nk", weights, pairs))[:, 0]
-    )
+    weights = torch.softmax(network.score(network.hidden(pairs).relu()).squeeze(2), 1)
+    attended = network.pooled(torch.einsum("np,npk->nk", weights, pairs))[:, 0]
+    return x.numbers() @ network.numbers.weight[0] + rows[..., 0].sum(1) + attended
 
 
 @pytest.mark.parametrize("features", [2, 5, 6])
@@ -115,6 +112,6 @@ def test_an_ffm_sums_the_products_of_what_each_pair_has_for_the_other(features):
     check(zoo.FFM(), made(*ids(features, dim=3 * features), *numbers(2)), ffm)
 
 
-@pytest.mark.parametrize("features", [2, 5, 6])
+@pytest.mark.parametrize("features", [2, 5, 20, 21, 45])
 def test_an_afm_weighs_all_pairs_by_attention(features):
     check(zoo.AFM(), made(*ids(features), *numbers(2)), afm)

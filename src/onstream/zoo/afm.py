@@ -27,17 +27,22 @@ class AFM(nn.Module):
 
     def __init__(self, attention: int = 8) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(1))
-        self.numbers = nn.LazyLinear(1, bias=False)
-        self.attention = nn.Sequential(nn.LazyLinear(attention), nn.ReLU(), nn.LazyLinear(1, bias=False))
-        self.pooled = nn.LazyLinear(1, bias=False)
+        self.numbers, self.pooled = nn.LazyLinear(1, bias=False), nn.LazyLinear(1)
+        self.hidden, self.score = nn.LazyLinear(attention), nn.Linear(attention, 1, bias=False)
 
     def forward(self, x: Inputs) -> Tensor:
         """Return logits (rows,)."""
-        rows = x.stack()  # (rows, features, dim)
-        linear, v = rows[..., 0].sum(1), rows[..., 1:]
-        one, other = torch.triu_indices(v.shape[1], v.shape[1], 1)
-        pairs = v.index_select(1, one) * v.index_select(1, other)  # (rows, pairs, dim - 1)
-        weights = self.attention(pairs).softmax(1)
-        attended = self.pooled((weights * pairs).sum(1)).squeeze(1)
-        return self.bias + self.numbers(x.numbers()).squeeze(1) + linear + attended
+        linear, v = x.stack()[..., 0].sum(1), x.stack()[..., 1:]  # (rows, features, dim - 1)
+        scores, bias = [], self.hidden(v.new_zeros(1, v.shape[2])).repeat(1, v.shape[1])
+        # W (one * other) is one (W * other): products of matrices, in blocks whose memory is soon used again.
+        for at in range(0, v.shape[1], 20):
+            one, other = v[:, : at + 20], v[:, at : at + 20]
+            mixed = (other.unsqueeze(2) * self.hidden.weight).flatten(1, 2)
+            hidden = (one @ mixed.transpose(1, 2)).add_(bias[:, : mixed.shape[1]]).relu_()
+            score = self.score(hidden.view(*hidden.shape[:2], other.shape[1], -1)).squeeze(3)
+            scores.append(nn.functional.pad(score, (0, 0, 0, v.shape[1] - one.shape[1])))
+        pairs = torch.cat(scores, 2)  # of which those above the diagonal count
+        pairs = pairs.masked_fill(torch.ones_like(pairs[0]).tril() > 0, -torch.inf)
+        weights = pairs.flatten(1).softmax(1).view_as(pairs)
+        attended = self.pooled((v * (weights @ v)).sum(1))
+        return linear + (self.numbers(x.numbers()) + attended).squeeze(1)
