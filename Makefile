@@ -40,6 +40,7 @@ bench: $(STAMP)  ## every figure, one JSON line each; takes a while
 	$(PIP) --requirement bench/requirements.txt
 	$(PYTHON) -m bench.table
 	$(PYTHON) -m bench.linear
+	$(PYTHON) -m bench.formats
 	$(PYTHON) -m bench.deepfm
 	$(PYTHON) -m bench.checkpoint
 	$(PYTHON) -m bench.flights
