@@ -75,7 +75,7 @@ def score(
 
     replica = Replica(model, tag=tag, report=_say)
     stop = threading.Event()
-    work = open_work(source, target, group, start=start, follow=end is None, lease_s=lease)
+    work = open_work(source, target, group, start=start, follow=end is None, lease_s=lease, keys=key or ())
     with work, stopped_by_signals(stop) as signals:
         _say(f"scoring {source} into {target} as group {group!r}")
         scorer = Scorer(

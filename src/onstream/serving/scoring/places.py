@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from onstream.errors import JobError
+from onstream.serving.scoring.kafka_work import KafkaWork
 from onstream.serving.scoring.work import LogWork, Work
-from onstream.streams import Log
+from onstream.streams import Kafka, Log
+from onstream.streams.formats import ArrowIpc, Csv, Json
 
 __all__ = ["open_work"]
 
+_KAFKA = "kafka://"
+_FORMATS = {"json": Json, "csv": Csv, "arrow": ArrowIpc}
 
-def open_work(source: str, target: str, group: str, *, start: str, follow: bool, lease_s: float) -> Work:
+
+def open_work(
+    source: str,
+    target: str,
+    group: str,
+    *,
+    start: str,
+    follow: bool,
+    lease_s: float,
+    keys: Sequence[str] = (),
+) -> Work:
     """Open requests and the place of their results.
 
     Parameters
     ----------
     source, target : str
-        The file of an embedded log, or "kafka://host:port/topic".
+        The file of an embedded log, or "kafka://host:port/topic"; both are of one kind. The topic of requests holds
+        JSON objects, or with "?format=csv", "arrow" or "avro" what those formats read.
     group : str
         Who has the same shares the requests.
     start : {"latest", "earliest"}
@@ -25,6 +42,8 @@ def open_work(source: str, target: str, group: str, *, start: str, follow: bool,
         Whether to wait for more requests at the end.
     lease_s : float
         As `LogWork` says.
+    keys : sequence of str
+        Columns of the requests that their results keep; the first is the key of a result's message.
 
     Raises
     ------
@@ -35,6 +54,44 @@ def open_work(source: str, target: str, group: str, *, start: str, follow: bool,
     """
     if start not in ("latest", "earliest"):
         raise JobError(f"--start is 'latest' or 'earliest', got {start!r}")
+    if source.startswith(_KAFKA) or target.startswith(_KAFKA):
+        return _topics(source, target, group, start=start, follow=follow, keys=keys)
     if not Path(source).exists():
         raise JobError(f"there is no log {source!r} to score")
     return LogWork(Log(source), Log(target), group, start=start, follow=follow, lease_s=lease_s)
+
+
+def _topics(
+    source: str, target: str, group: str, *, start: str, follow: bool, keys: Sequence[str]
+) -> KafkaWork:
+    if not (source.startswith(_KAFKA) and target.startswith(_KAFKA)):
+        raise JobError(
+            f"requests and scores are both in logs or both in topics, got {source!r} and {target!r}"
+        )
+    servers, topic, asked = _place(source)
+    target_servers, target_topic, _ = _place(target)
+    if servers != target_servers:
+        raise JobError(
+            f"a transaction is made by one cluster: --from is at {servers!r}, --to at {target_servers!r}"
+        )
+    name = asked.pop("format", "json")
+    if name not in _FORMATS:
+        raise JobError(f"{source!r}: the format is one of {', '.join(_FORMATS)}, got {name!r}")
+    stream = Kafka(
+        topic,
+        servers=servers,
+        group=group,
+        format=_FORMATS[name](),
+        start=start,
+        end=None if follow else "now",
+    )
+    return KafkaWork(stream, target_topic, keys)
+
+
+def _place(text: str) -> tuple[str, str, dict[str, str]]:
+    """Return servers, topic and options of a topic as it is written."""
+    found = urlsplit(text)
+    topic = unquote(found.path.strip("/"))
+    if not found.netloc or not topic or "/" in topic:
+        raise JobError(f"a topic is written kafka://host:port/topic, got {text!r}")
+    return found.netloc, topic, dict(parse_qsl(found.query))

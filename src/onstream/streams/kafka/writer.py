@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["KafkaWriter"]
 
 _WAIT_S = 0.1
-_FENCED = ("_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH", "FENCED_INSTANCE_ID")
+_FENCED = ("_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH")
+_PUT_OUT = ("ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "REBALANCE_IN_PROGRESS", "FENCED_INSTANCE_ID")
 
 
 class KafkaWriter:
@@ -67,6 +68,7 @@ class KafkaWriter:
         ours["delivery.timeout.ms" if name is None else "transaction.timeout.ms"] = int(patience_s * 1000)  # type: ignore[assignment]
         self._producer = new_producer(servers, ClientConfig(config or {}), ours)
         self._failed: KafkaError | None = None
+        self._ended = False
         if name is not None:
             self._patiently(lambda: self._producer.init_transactions(self._patience_s))
 
@@ -93,7 +95,8 @@ class KafkaWriter:
         Raises
         ------
         FencedError
-            If another writer has this name now, or `member` has been put out of its group.
+            If another writer has this name now, or the group has changed since `member` was told: with a newer one
+            the messages may be written again, if the partitions of `positions` are still read.
         StreamError
             If the messages were not appended; with a name, none of them is. They may be written again.
         """
@@ -117,10 +120,10 @@ class KafkaWriter:
                     lambda: self._producer.send_offsets_to_transaction(offsets, member, self._patience_s)
                 )
             self._patiently(lambda: self._producer.commit_transaction(self._patience_s))
-        except FencedError:
-            raise
         except StreamError:
-            self._patiently(lambda: self._producer.abort_transaction(self._patience_s))
+            # A writer that was taken over has no transaction left to abort.
+            if not self._ended:
+                self._patiently(lambda: self._producer.abort_transaction(self._patience_s))
             raise
 
     def close(self) -> None:
@@ -182,7 +185,14 @@ class KafkaWriter:
 
     def _told(self, error: KafkaError) -> StreamError:
         """Return an error as the user is to read it."""
+        self._ended = self._ended or error.fatal()
+        if error.name() in _PUT_OUT:
+            return FencedError(
+                f"Kafka at {self._servers!r}: the group has changed, and goes on without the member that these "
+                f"messages are written for: {error.str()} ({error.name()})"
+            )
         if error.name() in _FENCED or (error.fatal() and "fenced" in error.str().lower()):
+            self._ended = True
             return FencedError(
                 f"Kafka at {self._servers!r}: another process writes as {self._name!r} now, so this one may not: "
                 f"{error.str()} ({error.name()})"
