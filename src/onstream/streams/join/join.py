@@ -280,7 +280,8 @@ class Join:
                 emitted = joining.emitted
                 yield from joining.advance(max_rows)
                 if joining.emitted > emitted:
-                    unsaid = 0
+                    # These rows carry what was remembered before them; that they are out is still to be said.
+                    unsaid = 1
                 # What is remembered belongs in checkpoints while there are no rows to carry it.
                 elif unsaid and (unsaid >= max_rows or taken is None):
                     yield _empty(joining)
