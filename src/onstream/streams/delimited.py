@@ -222,7 +222,9 @@ class DelimitedParser:
         binary = dict.fromkeys(self.names, pa.binary())
         convert = self.dialect.convert_options(binary, list(self.names[:1]))
         # Behind an open quote the sentinel is no row of its own, which tells.
-        table = _read(text.translate(_ASCII) + self._sentinel, self.names, self.dialect.parse_options(skip), convert)
+        table = _read(
+            text.translate(_ASCII) + self._sentinel, self.names, self.dialect.parse_options(skip), convert
+        )
         return found, table.num_rows - 1
 
 

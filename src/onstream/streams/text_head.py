@@ -123,7 +123,9 @@ def read_head(
         try:
             names = tuple(delimited.split_header(data[mark:start].strip(b"\r\n"), dialect))
         except ValueError as error:
-            raise StreamError(f"the header of {str(file.path)!r} is not one line of UTF-8 text: {error}") from error
+            raise StreamError(
+                f"the header of {str(file.path)!r} is not one line of UTF-8 text: {error}"
+            ) from error
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise StreamError(f"{str(file.path)!r} has more than one column {twice[0]!r}; give column_names=")
