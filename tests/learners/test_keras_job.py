@@ -119,14 +119,8 @@ def check_whole_run(shell, monkeypatch, rows, label, least):
 CLICKS = [{"user": f"user-{row * 3}", "ad": row, "site": "site-1", "price": 0.5 + row} for row in range(7)]
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [
-        "torch",
-        pytest.param("jax", marks=pytest.mark.long),
-        pytest.param("tensorflow", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
 def test_the_template_is_checked_trained_and_served(tmp_path, monkeypatch, backend):
     shell = Shell(tmp_path, backend)
     shell.onstream("init", "job.py", "--template", "keras")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -29,6 +31,7 @@ def test_the_learner_of_the_page_keeps_the_laws(tmp_path):
     assert "the_exported_predicts_the_same it exports nothing" in out
 
 
+@pytest.mark.long
 def test_the_commands_and_the_model_of_the_page_on_keras_run(tmp_path):
     install, commands = blocks("keras.md", "sh")
     assert install.startswith("pip install")
