@@ -35,8 +35,8 @@ class AFM(nn.Module):
         linear, v = x.stack()[..., 0].sum(1), x.stack()[..., 1:]  # (rows, features, dim - 1)
         scores, bias = [], self.hidden(v.new_zeros(1, v.shape[2])).repeat(1, v.shape[1])
         # W (one * other) is one (W * other): products of matrices, in blocks whose memory is soon used again.
-        for at in range(0, v.shape[1], 20):
-            one, other = v[:, : at + 20], v[:, at : at + 20]
+        for at in range(0, v.shape[1], 10):
+            one, other = v[:, : at + 10], v[:, at : at + 10]
             mixed = (other.unsqueeze(2) * self.hidden.weight).flatten(1, 2)
             hidden = (one @ mixed.transpose(1, 2)).add_(bias[:, : mixed.shape[1]]).relu_()
             score = self.score(hidden.view(*hidden.shape[:2], other.shape[1], -1)).squeeze(3)
