@@ -157,7 +157,7 @@ def emit(
 def progressive(job: Job, impressions: Impressions, *, period_s: float) -> npt.NDArray[np.float32]:
     """Predict the impressions of each period with the model as it then stands, and learn what is due in it.
 
-    Learning is that of the job, batch by batch; rows that are due at the beginning of a period are learned before.
+    Learning is that of the job, batch by batch; what is due before a period begins is learned before.
     """
     trainer = job.trainer()
     emitted = job.stream
@@ -169,7 +169,8 @@ def progressive(job: Job, impressions: Impressions, *, period_s: float) -> npt.N
     first, size = 0, job.batch_size
     edges = np.arange(impressions.time[0], impressions.time[-1] + period_s, period_s)
     for begin, end in zip(edges, edges + period_s, strict=True):
-        until = int(np.searchsorted(emitted.due, begin, side="right"))
+        # Strictly before: what is due with the first impressions is not known when they are predicted.
+        until = int(np.searchsorted(emitted.due, begin, side="left"))
         while first < until:
             piece = rows.slice(first, min(size, until - first))
             batch = trainer.features.encode([piece], [Place("", np.arange(piece.num_rows))], {})
