@@ -11,11 +11,23 @@ from torch import nn
 
 from onstream import Gym, Policy
 
+
+def network():
+    layers = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2))
+    # Undecided at first: a policy that begins with strong opinions has to lose them.
+    nn.init.normal_(layers[2].weight, std=0.01)
+    nn.init.zeros_(layers[2].bias)
+    return layers
+
+
 policy = Policy(
-    lambda: nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)),
+    network,
     Gym("CartPole-v1"),
     sigma=0.3,
     lr=0.3,
+    optimizer="sgd",
+    momentum=0.0,
+    shaping="nes",
     population=16,
     seed=int(os.environ.get("SEED", "1")),
 )

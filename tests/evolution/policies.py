@@ -8,21 +8,6 @@ from onstream import Episodes, Gym, Policy
 # The reward of an episode is how near the scores come to these.
 WANTED = np.array([0.5, -1.0], np.float32)
 
-CARTPOLE = """
-from torch import nn
-
-from onstream import Gym, Policy
-
-policy = Policy(
-    lambda: nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)),
-    Gym("CartPole-v1"),
-    sigma=0.3,
-    lr=0.3,
-    population=16,
-    seed={seed},
-)
-"""
-
 POINT = """
 from tests.evolution.policies import point
 

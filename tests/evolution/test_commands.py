@@ -3,18 +3,22 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from onstream.checkpoints import CheckpointLog, LocalStore
 from tests.cli.commands import Command
-from tests.evolution.policies import CARTPOLE, POINT
+from tests.evolution.policies import POINT
 from tests.evolution.test_updates import logged, newest
 
 
 @pytest.fixture
 def onstream(monkeypatch, capsys):
     return Command(monkeypatch, capsys)
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples/cartpole.py"
 
 
 def policy_file(folder, text=POINT, **names):
@@ -125,8 +129,9 @@ def test_commands_of_a_directory_without_a_policy_are_refused(onstream, tmp_path
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_cartpole_is_solved_by_the_three_commands(onstream, tmp_path, seed):
-    path, model = policy_file(tmp_path, CARTPOLE, seed=seed), tmp_path / "model"
+def test_cartpole_is_solved_by_the_three_commands(onstream, tmp_path, monkeypatch, seed):
+    monkeypatch.setenv("SEED", str(seed))
+    path, model = EXAMPLE, tmp_path / "model"
     onstream.fine("es", "init", path, model)
     for _ in range(200):
         onstream.fine("es", "sample", path, model, "--episodes", 16, "--seed", seed)
@@ -138,8 +143,9 @@ def test_cartpole_is_solved_by_the_three_commands(onstream, tmp_path, seed):
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_cartpole_is_solved_with_four_samplers(onstream, tmp_path, seed):
-    path, model = policy_file(tmp_path, CARTPOLE, seed=seed), tmp_path / "model"
+def test_cartpole_is_solved_with_four_samplers(onstream, tmp_path, monkeypatch, seed):
+    monkeypatch.setenv("SEED", str(seed))
+    path, model = EXAMPLE, tmp_path / "model"
     command = [sys.executable, "-m", "onstream", "es", "run", str(path), str(model)]
     command += ["--samplers", "4", "--updates", "400", "--target", "475", "--seed", str(seed)]
     subprocess.run(command, capture_output=True, check=True, timeout=280)

@@ -12,6 +12,7 @@ from onstream.checkpoints.states import state_bytes
 from onstream.contracts import State
 from onstream.errors import JobError, ShapeError
 from onstream.evolution import Solver, Strategy, antithetic_keys, centered_ranks
+from onstream.evolution.shaping import utilities
 
 SMALL = {"noise_size": 1 << 16}
 
@@ -36,8 +37,15 @@ def test_centered_ranks_follow_their_formula(rewards):
     assert abs(found.sum()) < 1e-9
 
 
+@given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=40, unique=True))
+def test_utilities_follow_their_formula(rewards):
+    n = len(rewards)
+    worth = [max(0, np.log(n / 2 + 1) - np.log(1 + sum(o > r for o in rewards))) for r in rewards]
+    assert np.allclose(utilities(rewards), np.array(worth) / np.sum(worth) * n - 1)
+
+
 def test_rewards_that_are_all_equal_move_nothing():
-    for shaping in ("ranks", "standard"):
+    for shaping in ("ranks", "nes", "standard"):
         moved = solver(shaping=shaping)
         before = moved.parameters.copy()
         assert moved.tell([0, 1, 2, 3], [7.0] * 4).used == 4

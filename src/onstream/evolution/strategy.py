@@ -29,9 +29,9 @@ class Strategy:
         The gradient of each parameter is made less by this times the parameter.
     population : int
         Rewards that make one update.
-    shaping : {"ranks", "standard", "raw"}
-        What rewards are before they weigh perturbations: centered ranks, mean 0 and standard deviation 1, or
-        as they are.
+    shaping : {"ranks", "nes", "standard", "raw"}
+        What rewards are before they weigh perturbations: centered ranks, the utilities of natural evolution
+        strategies, mean 0 and standard deviation 1, or as they are.
     seed : int
         Decides the first parameters and the noise.
     noise_size : int, optional
