@@ -53,8 +53,9 @@ def export_stablehlo(
     made = export.export(jax.jit(predict, keep_unused=True), platforms=["cpu"])(values, batch)
     # As a text a module has no places of the user's code, which are not for those who get the model.
     with make_ir_context():
+        text = ir.Module.parse(made.mlir_module()).operation.get_asm(enable_debug_info=False)
         module = stablehlo.serialize_portable_artifact(
-            ir.Module.parse(made.mlir_module()),
+            ir.Module.parse(text),
             stablehlo.get_version_from_compatibility_requirement(
                 stablehlo.StablehloCompatibilityRequirement.WEEK_4
             ),
