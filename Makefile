@@ -41,6 +41,12 @@ bench: $(STAMP)  ## every figure, one JSON line each; takes a while
 	$(PYTHON) -m bench.table
 	$(PYTHON) -m bench.linear
 	$(PYTHON) -m bench.formats
+	$(PYTHON) -m bench.kafka
+	$(PYTHON) -m bench.join
+	$(PYTHON) -m bench.late_feedback
+	$(PYTHON) -m bench.zoo
+	$(PYTHON) -m bench.keras
+	$(PYTHON) -m bench.evolution
 	$(PYTHON) -m bench.deepfm
 	$(PYTHON) -m bench.checkpoint
 	$(PYTHON) -m bench.flights
@@ -57,7 +63,7 @@ $(STAMP): $(CORE) constraints.txt
 	$(PIP) --upgrade "pip>=25.1"
 	$(PIP) "scikit-build-core>=0.10" "nanobind>=2.4" cmake ninja
 	$(PIP) --group test --group check
-	$(PIP) --no-build-isolation --editable ".[tensorboard,prometheus,serving,kafka,formats,keras,river]"
+	$(PIP) --no-build-isolation --editable ".[tensorboard,prometheus,serving,kafka,formats,keras,river,sklearn]"
 	touch $(STAMP)
 
 clean:
