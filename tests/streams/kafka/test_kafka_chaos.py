@@ -13,7 +13,7 @@ from onstream import Kafka
 from onstream.streams.formats import Json
 from tests.streams.kafka.brokers import Broker, Proxy, tansu
 from tests.streams.kafka.jobs import TYPES, messages, run_until, running, sights, write_job
-from tests.streams.streamed import read
+from tests.streams.streamed import read, rows_of
 
 TOPIC = "impressions"
 PARTITIONS = 4
@@ -76,7 +76,7 @@ def chaos(tmp_path: Path, kills: int, cuts: int) -> None:
         assert run_until(last, None) == 0
         # From outside: what the topic holds, by a reader that knows nothing of the trainer.
         chunks = read(Kafka(TOPIC, servers=broker.servers, format=Json(TYPES), end="now"))
-        there = Counter(value for chunk in chunks for value in chunk.batch.column("id").to_pylist())
+        there = Counter(row["id"] for row in rows_of(chunks))
         assert len(there) == feeder.sent
         assert sights(tmp_path / "live") == Counter(there.values())
         assert proxy.num_cut >= cuts

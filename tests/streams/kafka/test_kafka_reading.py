@@ -93,7 +93,7 @@ def test_several_topics_and_patterns_are_read_as_one(broker, topic):
 def test_a_topic_that_is_not_there_is_told_with_those_that_are(broker, topic):
     with pytest.raises(StreamError, match="has no topic 'clickz'"):
         read(stream(broker, "clickz"))
-    with pytest.raises(StreamError, match="has no topic 'clickz'; there are 'topic-"):
+    with pytest.raises(StreamError, match=r"has no topic 'clickz'; there are .*'topic-"):
         read(stream(broker, [topic, "clickz"]))
 
 
@@ -248,7 +248,10 @@ def test_a_learner_that_stands_still_loses_nothing_and_is_not_put_out(broker, to
     source = stream(broker, topic, config={"max.poll.interval.ms": 6000, "session.timeout.ms": 6000})
     chunks = source.read({}, max_rows=100, stop=threading.Event())
     got = column([next(chunks), next(chunks)])
-    time.sleep(1.5)
+    end = time.monotonic() + 30
+    while not source.stalled:
+        assert time.monotonic() < end
+        time.sleep(0.01)
     got += column(list(chunks))
     assert got == list(range(5_000))
 

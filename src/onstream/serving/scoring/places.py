@@ -84,6 +84,7 @@ def _topics(
         format=_FORMATS[name](),
         start=start,
         end=None if follow else "now",
+        config=asked,
     )
     return KafkaWork(stream, target_topic, keys)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from onstream.contracts import Positions
 from onstream.errors import StreamError
 from onstream.streams.kafka.client import name_of, new_consumer, place_of, topic_partition
+from onstream.streams.kafka.commits import Commits
+from onstream.streams.kafka.discovery import partitions_of, starts_of
 from onstream.streams.kafka.fetched import Ended, Fetched
 from onstream.streams.kafka.handover import Handover
-from onstream.streams.kafka.offsets import Begin, Start, begin_at, lost
+from onstream.streams.kafka.offsets import Begin, begin_at, lost
 from onstream.streams.kafka.patience import Patience
 
 if TYPE_CHECKING:
@@ -84,9 +85,8 @@ class Poller:
         self._own: set[str] = set()
         self._held: frozenset[str] = frozenset()
         self._paused: frozenset[str] = frozenset()
-        self._stalled = False
-        self._committed: Positions = {}
-        self._commit_failed = False
+        self.stalled = False
+        self._commits = Commits(stream.group, note)
         self._look_at = 0.0
         self._ends: Positions = {}
         self._first_ends: Positions = {}
@@ -101,7 +101,7 @@ class Poller:
             {
                 "isolation.level": stream.isolation,
                 "error_cb": self._heard,
-                "on_commit": self._heard_of_commit,
+                "on_commit": self._commits.heard,
                 # Half a second is long for a message that could be learned now.
                 "fetch.wait.max.ms": 100,
                 "topic.metadata.refresh.interval.ms": 60_000,
@@ -147,7 +147,7 @@ class Poller:
         try:
             self._begin()
             while not self._closing.is_set():
-                self._commit_kept(wait=False)
+                self._commits.make(self._consumer, self._handover.durable(self._own), wait=False)
                 self._look_for_partitions()
                 if self._idle.is_set() or not self._fetched.wait_for_room(_STALL_S):
                     self._stall()
@@ -162,14 +162,14 @@ class Poller:
 
     def _begin(self) -> None:
         """Take all partitions, or become a member of the group."""
-        topics = self._patiently(self._topics)
-        if topics is None:
+        partitions = self._patiently(self._partitions)
+        if partitions is None:
             return
         self._begun = True
         if self._stream.group is not None:
             self.member = self._consumer.consumer_group_metadata()
         if not self._stream.shared:
-            self._take(topics)
+            self._take(partitions)
             self.settled = True
             return
         self._consumer.subscribe(
@@ -269,9 +269,9 @@ class Poller:
 
     def _stall(self) -> None:
         """Keep polling while nothing can be taken."""
-        if not self._stalled:
+        if not self.stalled:
             self._consumer.pause(self._consumer.assignment())
-            self._stalled = True
+            self.stalled = True
         message = self._consumer.poll(_POLL_S)
         self._raise_failure()
         if message is not None:
@@ -283,11 +283,11 @@ class Poller:
     def _go_on(self) -> None:
         """Pause what is held, and nothing else."""
         wanted = self._held & self._own
-        if not self._stalled and wanted == self._paused:
+        if not self.stalled and wanted == self._paused:
             return
         self._consumer.resume([topic_partition(name) for name in self._own - wanted])
         self._consumer.pause([topic_partition(name) for name in wanted])
-        self._paused, self._stalled = frozenset(wanted), False
+        self._paused, self.stalled = frozenset(wanted), False
 
     def _probe(self) -> None:
         """Ask a broker anything, to see whether it answers."""
@@ -310,56 +310,15 @@ class Poller:
 
     # ------------------------------------------------------------------------------------ partitions
 
-    def _topics(self) -> list[str]:
-        """Return the partitions of the stream that are there now."""
-        from confluent_kafka import KafkaException
-
-        names = self._stream.topics
-        if len(names) == 1 and not names[0].startswith("^"):
-            metadata = self._consumer.list_topics(names[0], timeout=self._call_s)
-        else:
-            metadata = self._consumer.list_topics(timeout=self._call_s)
-        found: list[str] = []
-        for wanted in names:
-            is_pattern = wanted.startswith("^")
-            matching = [t for t in metadata.topics if (re.match(wanted, t) if is_pattern else t == wanted)]
-            if not matching and not is_pattern:
-                raise StreamError(self._unknown(wanted, sorted(metadata.topics)))
-            for topic in matching:
-                about = metadata.topics[topic]
-                if about.error is not None:
-                    if about.error.name() in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"):
-                        if self._known_topic(topic):
-                            # Brokers that have just been started may not know their topics yet.
-                            raise KafkaException(about.error)
-                        raise StreamError(self._unknown(wanted, []))
-                    raise KafkaException(about.error)
-                found += [name_of(topic, number) for number in sorted(about.partitions)]
-        chosen = self._stream.partitions
-        if isinstance(chosen, tuple):
-            there = {place_of(name)[1] for name in found}
-            missing = sorted(set(chosen) - there)
-            if missing and found:
-                raise StreamError(
-                    f"{self._stream.topic!r} has no partition {missing[0]}; it has {len(there)} partitions"
-                )
-            found = [name for name in found if place_of(name)[1] in chosen]
-        return list(dict.fromkeys(found))
-
-    def _known_topic(self, topic: str) -> bool:
-        return bool(self._own) or any(place_of(name)[0] == topic for name in self._known)
-
-    def _unknown(self, topic: str, there: Sequence[str]) -> str:
-        others = [name for name in there if not name.startswith("_")]
-        has = f"; there are {', '.join(map(repr, others[:10]))}" if others else ""
-        return f"Kafka at {self._stream.servers!r} has no topic {topic!r}{has}"
+    def _partitions(self) -> list[str]:
+        return partitions_of(self._consumer, self._stream, [*self._own, *self._known], self._call_s)
 
     def _look_for_partitions(self) -> None:
         """Take partitions that are new, now and then; a group does so by itself."""
         if self._stream.shared or self._idle.is_set() or time.monotonic() < self._look_at:
             return
         if self._look_at:
-            found = self._patiently(self._topics) or []
+            found = self._patiently(self._partitions) or []
             new = [name for name in found if name not in self._own]
             if new:
                 self._take(new)
@@ -377,10 +336,9 @@ class Poller:
             for name, at in self._find(partitions).items():
                 known[name] = max(at, known.get(name, 0))
         if self._stream.group is not None:
-            committed = self._patiently(lambda: self._committed_of(partitions))
+            committed = self._patiently(lambda: self._commits.find(self._consumer, partitions, self._call_s))
             if committed is None:
                 return
-            self._committed |= committed
             for name, offset in committed.items():
                 before = known.get(name)
                 if before is not None and offset > before:
@@ -389,12 +347,14 @@ class Poller:
                         f"another member has learned what lies between"
                     )
                 known[name] = max(offset, known.get(name, 0))
+        later = self.settled and not self._stream.shared
+        starts = starts_of(self._stream, partitions, known, later=later)
         begins = self._patiently(
             lambda: begin_at(
                 self._consumer,
                 partitions,
                 known,
-                self._start_of(partitions, known),
+                starts,
                 self._stream.on_loss,
                 self._call_s,
             )
@@ -406,26 +366,8 @@ class Poller:
             self._fetched.tell(begin)
             self._own.add(begin.partition)
         self._consumer.incremental_assign([topic_partition(b.partition, b.offset) for b in begins])
-        if self._stalled:
+        if self.stalled:
             self._consumer.pause([topic_partition(b.partition) for b in begins])
-
-    def _start_of(self, partitions: Sequence[str], known: Positions) -> dict[str, Start]:
-        """Return where each partition begins that has no position.
-
-        Of one that came up since reading began, nothing was missed before its first message.
-        """
-        highest: dict[str, int] = {}
-        for name in known:
-            topic, number = place_of(name)
-            highest[topic] = max(number, highest.get(topic, 0))
-        found: dict[str, Start] = {}
-        for name in partitions:
-            topic, number = place_of(name)
-            named = topic in self._stream.topics
-            new = number > highest[topic] if topic in highest else bool(known) and not named
-            came_up = new or (self.settled and not self._stream.shared)
-            found[name] = "earliest" if came_up else self._stream.start
-        return found
 
     def _give_up(self, partitions: Sequence[str]) -> None:
         self._own -= set(partitions)
@@ -449,7 +391,7 @@ class Poller:
             self._note(
                 f"{name!r} was given up before {offsets:,} of its offsets were kept: others learn them too"
             )
-        self._commit_kept(wait=True, only=partitions)
+        self._commits.make(self._consumer, self._handover.durable(partitions), wait=True)
         self._give_up(partitions)
 
     def _lost(self, partitions: list[str]) -> None:
@@ -470,54 +412,6 @@ class Poller:
                 self._failure = error
 
         return called
-
-    # ----------------------------------------------------------------------------------------- commits
-
-    def _committed_of(self, partitions: Sequence[str]) -> Positions:
-        from confluent_kafka import KafkaException
-
-        found = {}
-        for answer in self._consumer.committed(
-            [topic_partition(p) for p in partitions], timeout=self._call_s
-        ):
-            if answer.error is not None:
-                raise KafkaException(answer.error)
-            if answer.offset >= 0:
-                found[name_of(answer.topic, answer.partition)] = answer.offset
-        return found
-
-    def _commit_kept(self, *, wait: bool, only: Collection[str] | None = None) -> None:
-        """Tell the broker what is durable, where that is news."""
-        if self._stream.group is None:
-            return
-        durable = self._handover.durable(self._own if only is None else only)
-        news = {name: at for name, at in durable.items() if at > self._committed.get(name, -1)}
-        if not news:
-            return
-        from confluent_kafka import KafkaException
-
-        offsets = [topic_partition(name, at) for name, at in news.items()]
-        try:
-            if wait:
-                self._consumer.commit(offsets=offsets, asynchronous=False)
-            else:
-                self._consumer.commit(offsets=offsets, asynchronous=True)
-        except KafkaException as error:
-            self._heard_of_commit(error.args[0], [])
-        else:
-            self._committed |= news
-
-    def _heard_of_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
-        """Tell of the first commit that fails: nothing but lag, as others see it, depends on the next."""
-        for place in offsets:
-            if error is not None or place.error is not None:
-                self._committed.pop(name_of(place.topic, place.partition), None)
-        error = error or next((place.error for place in offsets if place.error is not None), None)
-        if error is not None and not self._commit_failed:
-            self._note(
-                f"Kafka: group {self._stream.group!r} could not commit: {error.str()} ({error.name()})"
-            )
-        self._commit_failed = error is not None
 
     # ------------------------------------------------------------------------------------------ errors
 
@@ -554,6 +448,6 @@ class Poller:
         try:
             self._look_at_ends(at_once=True)
             if self._failure is None:
-                self._commit_kept(wait=True)
+                self._commits.make(self._consumer, self._handover.durable(self._own), wait=True)
         finally:
             self._consumer.close()

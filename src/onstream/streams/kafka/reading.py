@@ -92,6 +92,11 @@ class Reading:
         return self._poller.own
 
     @property
+    def stalled(self) -> bool:
+        """Whether partitions are paused because nothing is taken."""
+        return self._poller.stalled
+
+    @property
     def member(self) -> object | None:
         """The newest membership of the group."""
         return self._poller.member

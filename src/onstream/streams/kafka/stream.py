@@ -235,6 +235,11 @@ class Kafka:
         return () if self._run.reading is None else self._run.reading.own
 
     @property
+    def stalled(self) -> bool:
+        """Whether fetching is paused because the learner takes nothing."""
+        return self._run.reading is not None and self._run.reading.stalled
+
+    @property
     def member(self) -> object | None:
         """The newest membership of the group, for `KafkaWriter.write`; None before the group has answered."""
         return None if self._run.reading is None else self._run.reading.member
