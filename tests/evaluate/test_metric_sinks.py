@@ -230,3 +230,17 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch, tmp_path, module
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"pip install 'onstream\[{extra}\]'"):
         make(tmp_path)
+
+
+def test_prometheus_serves_the_figures_of_a_join(prometheus):
+    prometheus.write(
+        {"join/waiting_rows": 5, "join/watermark_lag_s": 2.5, "join/click/late": 3, "join/click/other": 1},
+        step=1,
+        wall_time=0.0,
+    )
+    samples, types = scrape(prometheus)
+    assert samples[("onstream_join_waiting_rows",)] == 5
+    assert samples[("onstream_join_watermark_lag_seconds",)] == 2.5
+    assert samples["onstream_join_late_feedback_total", ("label", "click")] == 3
+    assert types["onstream_join_late_feedback"] == "counter"
+    assert samples["onstream_metric", ("name", "join/click/other")] == 1

@@ -1,11 +1,14 @@
 """A job over a join that is killed loses no example and learns none twice: it ends with the same bits."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
+from onstream import Log
 from onstream.checkpoints import CheckpointLog, LocalStore
-from tests.jobs.joined_job import write_job, write_logs
+from onstream.errors import CheckpointError
+from tests.jobs.joined_job import joined_job, write_job, write_logs
 from tests.jobs.stored import differences, model
 from tests.jobs.test_kill_and_go_on import run_until
 
@@ -39,6 +42,15 @@ def kill_often(tmp_path, kills, rows):
 
 def test_a_join_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
     kill_often(tmp_path, kills=3, rows=2_500)
+
+
+def test_a_checkpoint_of_a_join_is_no_start_for_another_stream(tmp_path):
+    write_logs(tmp_path, 200)
+    job = joined_job(tmp_path, tmp_path / "model")
+    job.train()
+    other = replace(job, stream=Log(tmp_path / "shown.db", follow=False))
+    with pytest.raises(CheckpointError, match="Log remembers nothing"):
+        other.train()
 
 
 @pytest.mark.long

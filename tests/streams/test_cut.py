@@ -156,3 +156,28 @@ def test_waiting_works_with_ahead_and_needs_it(tmp_path):
         assert [next(cuts).num_rows for _ in range(2)] == [2, 1]
     with pytest.raises(TypeError, match="Ahead"):
         next(cut(read(Files(tmp_path)), rows=2, max_wait_s=1.0))
+
+
+def test_what_a_stream_remembers_goes_with_the_last_of_its_rows_and_alone_while_there_are_none():
+    class Memory:
+        def states(self):
+            return {}
+
+        def figures(self):
+            return {}
+
+    first, second, third = Memory(), Memory(), Memory()
+    chunks = [
+        Chunk(numbers(0, 0), "join", 0, state=first),
+        Chunk(numbers(0, 3), "join", 3, state=second),
+        # Nothing is cut short for this one.
+        Chunk(numbers(0, 0), "join", 3, state=third),
+        Chunk(numbers(3, 2), "join", 5, state=third),
+    ]
+    made = [(piece.num_rows, piece.positions, piece.state) for piece in cut(chunks, rows=2)]
+    assert made == [
+        (0, {}, first),
+        (2, {"join": 2}, second),
+        (2, {"join": 4}, third),
+        (1, {"join": 5}, third),
+    ]

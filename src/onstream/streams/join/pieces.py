@@ -25,6 +25,8 @@ _BYTES = "arrow"
 _FULL_ROWS = 1 << 16
 # A piece is full with this share of the memory too, so that wide rows can be moved out in time.
 _FULL_SHARE = 16
+# Left for rows on their way in and out, of which there are several chunks, and for what allocators keep.
+_ON_THE_WAY_BYTES = 256_000_000
 
 
 class Memory:
@@ -53,11 +55,8 @@ class Memory:
 
     @property
     def too_much(self) -> bool:
-        """Whether rows must move out: a third is left for those on their way in and out.
-
-        However large the index is, waiting rows have an eighth.
-        """
-        room = self.limit_bytes * 2 // 3 - self.index_bytes
+        """Whether rows must move out. However large the index is, waiting rows have an eighth."""
+        room = self.limit_bytes - min(self.limit_bytes // 2, _ON_THE_WAY_BYTES) - self.index_bytes
         return self.used_bytes > max(room, self.limit_bytes // 8)
 
     @property

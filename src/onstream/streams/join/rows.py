@@ -21,8 +21,8 @@ _ZONE_ROWS = 1 << 16
 _LEAST_ROWS = 1 << 16
 _MOST_ROWS = 1 << 24
 
-# A generation holds this share of the rows that wait when it begins: few of them have to be searched.
-_SHARE = 4
+# A generation is at least as large as what waits when it begins, divided by this: few have to be searched.
+_PART = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Rows:
         """Return the generation that takes the next row."""
         if self.generations and self.generations[-1].size < self.generations[-1].capacity:
             return self.generations[-1]
-        wanted = (self.end - self.first) // _SHARE
+        wanted = (self.end - self.first) // _PART
         capacity = min(max(_LEAST_ROWS, 1 << wanted.bit_length()), _MOST_ROWS)
         # Memory that is only asked for takes no room until it is written.
         columns = {name: np.zeros(capacity, column.dtype) for name, column in self._columns.items()}
