@@ -5,8 +5,8 @@ looked at after every update; these episodes count for nobody. Ours pays for a d
 
 Settings were chosen on other seeds than those that count. Ours: population 8 and 16; sigma 0.3 and 0.5; Adam with lr
 0.2, 0.3 and 0.4, SGD without momentum; centered ranks and utilities; PyTorch's first weights, and small last ones.
-Theirs: population 16 and 32; PGPE with Adam and lr 0.1, 0.2 and 0.4, and with ClipUp and 0.2; SNES with a first deviation of
-0.3 and 1. Theirs begin at zero, which is their default.
+Theirs: population 16 and 32; PGPE with Adam and lr 0.1, 0.2 and 0.4, and with ClipUp and 0.2; SNES with a first
+deviation of 0.3 and 1. Theirs begin at zero, which is their default.
 """
 
 from __future__ import annotations

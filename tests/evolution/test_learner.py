@@ -42,7 +42,7 @@ def nearness(predictions, batch):
 
 
 def make(layout):
-    strategy = Strategy(population=8, sigma=0.05, lr=0.05)
+    strategy = Strategy(population=16, sigma=0.05, lr=0.05)
     return Evolution(lambda: Linear(layout.labels), nearness, strategy)
 
 
