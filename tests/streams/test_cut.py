@@ -176,7 +176,7 @@ def test_what_a_stream_remembers_goes_with_the_last_of_its_rows_and_alone_while_
     ]
     made = [(piece.num_rows, piece.positions, piece.state) for piece in cut(chunks, rows=2)]
     assert made == [
-        (0, {}, first),
+        (0, {"join": 0}, first),
         (2, {"join": 2}, second),
         (2, {"join": 4}, third),
         (1, {"join": 5}, third),

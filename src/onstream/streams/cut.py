@@ -221,7 +221,9 @@ class _OpenCut:
             batches.append(_concat([batch for batch, _ in parts]))
             starts = [start for _, start in parts]
             places.append(Place(partition, starts[0] if len(starts) == 1 else np.concatenate(starts)))
-        made = Cut(tuple(batches), self.positions, tuple(self._rejects), tuple(places), self.state, self.again)
+        made = Cut(
+            tuple(batches), self.positions, tuple(self._rejects), tuple(places), self.state, self.again
+        )
         self.before |= self.positions
         self.positions, self._parts, self._rejects, self.num_rows = {}, [], [], 0
         return made
