@@ -62,7 +62,7 @@ def utilities(rewards: npt.ArrayLike) -> Array:
     Examples
     --------
     >>> utilities([30.0, 10.0, 500.0, 20.0]).round(3).tolist()
-    [0.079, -1.0, 1.921, -1.0]
+    [0.078, -1.0, 1.922, -1.0]
     """
     values = np.asarray(rewards, np.float64)
     if not len(values):
