@@ -1,11 +1,6 @@
 """Scoring a topic: each request has its result once, in the topic of results."""
 
-import contextlib
 import json
-import random
-import signal
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -85,49 +80,3 @@ def test_places_that_do_not_go_together_are_told():
         open_work("kafka://a:1/x?format=xml", "kafka://a:1/y", "g", **where)
     with pytest.raises(JobError, match="a topic is written kafka://host:port/topic"):
         open_work("kafka://a:1", "kafka://a:1/y", "g", **where)
-
-
-@pytest.mark.long
-def test_processes_that_share_a_group_and_are_killed_write_each_result_once(trained, broker, tmp_path):
-    asked, scores = broker.create("many-asked", 4), broker.create("many-scores", 1)
-    place = f"kafka://{broker.servers}"
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "onstream",
-            "score",
-            str(trained),
-            "--group",
-            "killed",
-            "--start",
-            "earliest",
-        ),
-        *("--from", f"{place}/{asked}?{FAST}", "--to", f"{place}/{scores}"),
-        *("--key", "request_id", "--max-rows", "64", "--every", "0.05"),
-    ]
-    draw = random.Random(3)
-    with contextlib.ExitStack() as stack:
-
-        def start() -> subprocess.Popen:
-            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-            stack.callback(process.kill)
-            return process
-
-        processes = [start(), start()]
-        sent = 0
-        for _ in range(4):
-            for partition in range(4):
-                broker.send(asked, requests(sent, sent + 500), partition=partition)
-                sent += 500
-            victim = draw.randrange(2)
-            for _ in range(draw.randint(3, 40)):
-                processes[victim].stdout.readline()
-            processes[victim].send_signal(signal.SIGKILL)
-            processes[victim].wait()
-            processes[victim] = start()
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-            process.communicate()
-    subprocess.run([*command, "--end", "now"], check=True, stdout=subprocess.DEVNULL)
-    assert sorted(row["request_id"] for row in results(broker, scores)) == list(range(sent))
