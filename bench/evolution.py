@@ -3,12 +3,12 @@
 Run it: python -m bench.evolution. Solved is a mean reward of 100 episodes of the unperturbed policy of at least 475,
 looked at after every update; these episodes count for nobody. Ours pays for a durable log and a checkpoint an update.
 
-Settings were chosen on seeds below 20, which do not count here, and with more trials on our side than on theirs. Ours, 9
-to 20 seeds each: population 16 and sigma 0.3 throughout; Adam with centered ranks and lr 0.2, 0.3 and 0.4, also with small
-last weights or zeros at first; SGD without momentum, with ranks and with utilities. Theirs, 5 seeds each: population 16,
-first deviation 0.3: PGPE with Adam and lr 0.1, 0.2 and 0.4, and with ClipUp and 0.2; SNES, also with a first deviation of
-1; and PGPE with population 32, Adam and 0.1. Theirs begin at zero, their default, and draw episodes anew each run; ours
-give both halves of a pair the same luck.
+Settings were chosen on seeds below 20, which do not count here, and with more trials on our side than on
+theirs. Ours, 9 to 20 seeds each: population 16 and sigma 0.3 throughout; Adam with centered ranks and lr 0.2,
+0.3 and 0.4, also with small last weights or zeros at first; SGD without momentum, with ranks and with
+utilities. Theirs, 5 seeds each: population 16, first deviation 0.3: PGPE with Adam and lr 0.1, 0.2 and 0.4, and
+with ClipUp and 0.2; SNES, also with a first deviation of 1; and PGPE with population 32, Adam and 0.1. Theirs
+begin at zero, their default, and draw episodes anew each run; ours give both halves of a pair the same luck.
 """
 
 from __future__ import annotations
