@@ -36,11 +36,13 @@ def test_rewards_of_a_topic_are_learned_from_once(tmp_path, topic):
         Updater(tmp_path).run(updated=seen.append)
         rewards.close()
     assert len(seen) == 5
-    assert seen[-1].update.dropped == 2
     model, manifest = newest(tmp_path)
     assert model.rewards == 40
-    # Four rewards wait in one of the partitions or the other.
-    assert sum(manifest.positions.values()) == 42
+    # How partitions mix is chance, so either of the two may lie after the last that counted. Whatever was read
+    # counted or was dropped, and nothing was read twice.
+    dropped = sum(progress.update.dropped for progress in seen)
+    assert dropped <= 2
+    assert sum(manifest.positions.values()) == 40 + dropped
     assert not (tmp_path / "rewards.db").exists()
     assert Updater(tmp_path).run() == 0
 
