@@ -30,7 +30,7 @@ from onstream.features import Declaration, guess
 from onstream.job import Job, load_job
 from onstream.serving.beside import Status
 from onstream.streams import Files
-from onstream.templates import TEMPLATES, job_text, template_of, write_sample
+from onstream.templates import TEMPLATES, hidden_by, job_text, template_of, write_sample
 from onstream.terminal import size_text, watching
 from onstream.trainer import Observer, Settings, Summary, read_pause
 from onstream.trainer import resume as resume_job
@@ -82,6 +82,8 @@ def init(
         text = job_text(str(path), template, str(sample), directory)
     else:
         text = job_text(str(path), template, source, directory, _guessed(source))
+    if module := hidden_by(path, text):
+        raise JobError(f"{path} would hide the module {module!r} from what imports it; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     if source is None:

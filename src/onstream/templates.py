@@ -6,6 +6,7 @@ import ast
 import math
 import random
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,7 @@ from onstream.errors import JobError
 from onstream.features import Declaration, Id, IdList, Label, Number, Tensor, render
 from onstream.tables import Normal
 
-__all__ = ["TEMPLATES", "Template", "job_text", "template_of", "write_sample"]
+__all__ = ["TEMPLATES", "Template", "hidden_by", "job_text", "template_of", "write_sample"]
 
 Features: TypeAlias = list[Declaration]
 Fit: TypeAlias = Callable[[Features, str], tuple[Features, str]]
@@ -319,6 +320,17 @@ job = Job(
     batch_size={chosen.batch_size},
 )
 '''
+
+
+def hidden_by(path: Path, text: str) -> str | None:
+    """Return the module that a job file of this path would hide from what imports it; None if it hides none."""
+    found = set(sys.stdlib_module_names)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return path.stem if path.stem in found else None
 
 
 def write_sample(path: Path, template: str = "deepfm", rows: int | None = None) -> None:

@@ -5,14 +5,21 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from torch import nn
 
-from onstream import Client, Log
+from onstream import Client, Files, Id, Job, Label, Log, Torch
 from onstream.choice import ChoiceLog, Chooser, Choosing, EpsilonGreedy, RowCounts, Softmax, Thompson, compare
 from onstream.choice.records import KEY, read_choices
 from onstream.errors import JobError, RequestError, ShapeError
 from onstream.serving.candidate import estimate
 from tests.choice.bandit import ITEMS, RATES, Shop, candidates
 from tests.serving.clicks import Serving
+
+
+class Sum(nn.Module):
+    def forward(self, x):
+        return x.stack().sum((1, 2))
+
 
 UNIFORM = RATES.mean()
 BEST = RATES.max(axis=1).mean()
@@ -81,6 +88,21 @@ def test_thompson_can_be_estimated_by_counts(shop):
         estimate(shop.model, shop.folder / "choices.db", policy="thompson")
     found = estimate(shop.model, shop.folder / "choices.db", policy="thompson", count="item")
     assert found.dr.value > UNIFORM
+    with pytest.raises(JobError, match="thompson alone counts examples"):
+        estimate(shop.model, shop.folder / "choices.db", policy="greedy", count="item")
+
+
+def test_counts_are_of_the_column_that_the_id_reads(tmp_path):
+    (tmp_path / "clicks.csv").write_text("item_id,click\n" + "1,0\n2,1\n" * 50)
+    features = [Id("item", 1, column="item_id"), Label("click")]
+    Job(Files(tmp_path / "clicks.csv"), features, Torch(Sum), tmp_path / "model").train()
+    with Log(tmp_path / "c.db", follow=False) as log:
+        rows = pa.RecordBatch.from_pydict({"item_id": [1, 2, 3]})
+        keys = ["a"] * 3
+        ChoiceLog(log).append(rows, keys, Chooser(EpsilonGreedy(1.0)).choose(np.zeros(3), keys))
+        ChoiceLog(log).reward({"a": 1})
+        assert estimate(tmp_path / "model", log, policy="thompson", count="item").logged.value == 1
+        assert RowCounts(tmp_path / "model", "item").column == "item_id"
 
 
 def test_counts_are_how_often_an_id_was_learned(shop):
@@ -146,6 +168,14 @@ def test_a_log_without_choices_is_an_error(tmp_path):
         taken = pa.RecordBatch.from_pydict({"choice.key": ["a", "b"]})
         with pytest.raises(JobError, match="those of the choice"):
             ChoiceLog(log).append(taken, ["a", "a"], choices)
+
+
+@pytest.mark.parametrize("value", [None, "much", float("nan"), float("inf")])
+def test_a_reward_that_is_no_number_is_refused(tmp_path, value):
+    with Log(tmp_path / "c.db", follow=False) as log:
+        with pytest.raises(JobError, match=f"reward of 'a' must be a finite number, got {value!r}"):
+            ChoiceLog(log).reward({"b": 1.0, "a": value})
+        assert log.end == log.first
 
 
 # ------------------------------------------------------------------------------------------ over the wire

@@ -105,6 +105,13 @@ def test_init_does_not_write_over_a_file_unless_forced(onstream):
     assert load_job("job.py").batch_size == 256
 
 
+@pytest.mark.parametrize("name", ["keras", "random"])
+def test_a_name_that_would_hide_a_module_is_refused(onstream, name):
+    said = onstream.refused("init", f"jobs/{name}.py", "--template", "keras")
+    assert f"jobs/{name}.py would hide the module {name!r} from what imports it; choose another name" in said
+    assert list(Path().iterdir()) == []
+
+
 def test_an_unknown_template_is_refused_and_nothing_is_written(onstream):
     said = onstream.refused("init", "new/job.py", "--template", "transformer")
     known = ", ".join(TEMPLATES)

@@ -115,3 +115,42 @@ def test_an_estimator_is_made_of_a_job(tmp_path):
 def test_features_and_learner_go_together():
     with pytest.raises(JobError, match="give both, or neither"):
         SklearnRegressor(learner=network()).fit([[1.0]], [1.0])
+
+
+def test_a_missing_value_of_a_frame_is_a_null():
+    frame = pd.DataFrame(rows(60))
+    frame.loc[3, "user"] = np.nan
+    frame.loc[4, "user"] = None
+    frame.loc[5, "price"] = np.nan
+    frame["user"] = frame["user"].astype(object)
+    y = frame["user"].isna().to_numpy()
+    model = SklearnClassifier(features=FEATURES, learner=network(), epochs=40).fit(frame, y)
+    found = model.predict_proba(frame)[:, 1]
+    assert found[y].min() > found[~y].max()
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"factors": -1}, "factors must be a whole number of at least 0, got -1"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"epochs": 1.5}, "epochs must be a whole number of at least 1, got 1.5"),
+        ({"random_state": "x"}, "'x' cannot be used to seed"),
+    ],
+)
+def test_a_parameter_that_cannot_be_meant_is_refused(params, told):
+    x, y = load_iris(return_X_y=True)
+    for model in (SklearnClassifier(**params), SklearnRegressor(**params)):
+        with pytest.raises(ValueError, match=told):
+            model.fit(x, y)
+
+
+def test_a_random_state_may_be_left_to_chance_or_be_a_generator():
+    x, y = load_iris(return_X_y=True)
+    drawn = [SklearnRegressor(epochs=1, random_state=None).fit(x, y).predict(x) for _ in range(2)]
+    assert drawn[0].tolist() != drawn[1].tolist()
+    same = [
+        SklearnRegressor(epochs=1, random_state=np.random.RandomState(4)).fit(x, y).predict(x)
+        for _ in range(2)
+    ]
+    assert same[0].tolist() == same[1].tolist()

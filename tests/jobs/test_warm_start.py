@@ -255,6 +255,13 @@ def test_nothing_in_a_file_of_a_network_is_run(files, tmp_path):
         run(job_of(files, tmp_path / "model", WarmStart(tmp_path / "bomb.pt")))
 
 
+@pytest.mark.parametrize("data", [b"", b"abc", b"\x80\x02}", b"PK\x03\x04"])
+def test_bytes_of_no_network_are_refused(files, tmp_path, data):
+    (tmp_path / "broken.pt").write_bytes(data)
+    with pytest.raises(JobError, match="is no state dict that can be read"):
+        run(job_of(files, tmp_path / "model", WarmStart(tmp_path / "broken.pt")))
+
+
 def table_of(**columns):
     vectors = {"vector": [[0.0] * DIM] * 3}
     return pa.table({"id": [1, 2, 3]} | vectors | columns)

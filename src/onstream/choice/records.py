@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -104,7 +106,16 @@ class ChoiceLog:
         self._log.append(pa.RecordBatch.from_pydict({**columns, **own}))
 
     def reward(self, rewards: Mapping[Any, float]) -> None:
-        """Keep what came of choices, by key."""
+        """Keep what came of choices, by key.
+
+        Raises
+        ------
+        JobError
+            If a reward is no finite number; none of them is kept then.
+        """
+        for key, value in rewards.items():
+            if not (isinstance(value, Real) and math.isfinite(value)):
+                raise JobError(f"the reward of {key!r} must be a finite number, got {value!r}")
         keys = pa.array([str(key) for key in rewards], pa.string())
         values = pa.array([float(value) for value in rewards.values()], pa.float64())
         self._log.append(pa.RecordBatch.from_pydict({KEY: keys, REWARD: values}))

@@ -32,6 +32,13 @@ class RowCounts:
     tag : str, optional
         Of which version; the newest by default.
 
+    Attributes
+    ----------
+    version : int
+        Whose counts these are.
+    column : str
+        Which the feature reads: that of the ids to ask for.
+
     Raises
     ------
     JobError
@@ -79,6 +86,7 @@ class RowCounts:
         self._keys, at = np.unique(joined, return_index=True)
         self._counts = found[at].astype(np.float64)
         self._salt = salt(row_owner(feature))
+        self.column = feature.source
         self.version = version
         return True
 

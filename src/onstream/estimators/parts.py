@@ -107,7 +107,10 @@ class PartsModel:
             else:
                 values = [x.get(column) for x in examples]
             try:
-                arrays[column] = pa.nulls(len(examples)) if values is None else pa.array(values)
+                # In a frame a value that is not there is NaN, whatever its column holds.
+                arrays[column] = (
+                    pa.nulls(len(examples)) if values is None else pa.array(values, from_pandas=True)
+                )
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                 raise RequestError(f"feature {column!r}: its values do not go together: {error}") from error
         if targets is not None:

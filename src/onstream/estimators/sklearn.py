@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from onstream.job import Job
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets, unique_labels
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
@@ -37,7 +39,7 @@ class _Learning(BaseEstimator):
     lr: float
     batch_size: int
     epochs: int
-    random_state: int
+    random_state: int | np.random.RandomState | None
 
     @classmethod
     def of_job(cls, job: Job, **params: Any) -> Self:
@@ -52,9 +54,17 @@ class _Learning(BaseEstimator):
     def _make(self, classes: int) -> Model:
         if (self.features is None) != (self.learner is None):
             raise JobError("features and learner go together: give both, or neither for the default model")
+        for name, least in (("factors", 0), ("batch_size", 1), ("epochs", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        drawn = self.random_state
+        if not isinstance(drawn, Integral) or drawn < 0:
+            drawn = check_random_state(drawn).randint(1 << 31)
+        self._seed = int(drawn)
         if self.features is not None and self.learner is not None:
-            return PartsModel(self.features, self.learner, classes=classes, seed=self.random_state)
-        return SparseModel(classify=classes > 0, factors=self.factors, lr=self.lr, seed=self.random_state)
+            return PartsModel(self.features, self.learner, classes=classes, seed=self._seed)
+        return SparseModel(classify=classes > 0, factors=int(self.factors), lr=self.lr, seed=self._seed)
 
     def _examples(self, X: Any, *, reset: bool) -> Examples:
         """Return examples of an array or a frame, checked as scikit-learn does."""
@@ -81,7 +91,7 @@ class _Learning(BaseEstimator):
 
     def _fit(self, examples: Examples, targets: Floats, weights: Floats | None) -> None:
         """Learn rows several times over, in another order each time."""
-        draw = np.random.default_rng(self.random_state)
+        draw = np.random.default_rng(self._seed)
         for _ in range(self.epochs):
             self._step(examples, targets, weights, draw.permutation(len(targets)))
 
@@ -110,8 +120,8 @@ class SklearnClassifier(ClassifierMixin, _Learning):
         Rows of one step.
     epochs : int
         How often `fit` goes over its rows. `partial_fit` does once, in their order.
-    random_state : int
-        From which all that is drawn follows.
+    random_state : int, RandomState or None
+        From which all that is drawn follows; None leaves it to chance.
 
     Attributes
     ----------
@@ -140,7 +150,7 @@ class SklearnClassifier(ClassifierMixin, _Learning):
         lr: float = 0.1,
         batch_size: int = 32,
         epochs: int = 10,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.features = features
         self.learner = learner
@@ -234,8 +244,8 @@ class SklearnRegressor(RegressorMixin, _Learning):
         Rows of one step.
     epochs : int
         How often `fit` goes over its rows. `partial_fit` does once, in their order.
-    random_state : int
-        From which all that is drawn follows.
+    random_state : int, RandomState or None
+        From which all that is drawn follows; None leaves it to chance.
 
     Attributes
     ----------
@@ -261,7 +271,7 @@ class SklearnRegressor(RegressorMixin, _Learning):
         lr: float = 0.1,
         batch_size: int = 32,
         epochs: int = 10,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.features = features
         self.learner = learner

@@ -61,6 +61,8 @@ def estimate(
     chosen = policy_of(policy)
     if isinstance(chosen, Thompson) and count is None:
         raise JobError("thompson needs to know whose examples to count: give the Id, such as count='item'")
+    if count is not None and not isinstance(chosen, Thompson):
+        raise JobError(f"thompson alone counts examples: leave out the count of {count!r}, or choose by it")
     told: list[str] = []
     replica = Replica(directory, tag=tag, report=told.append, allow_pickle=allow_pickle)
     if not replica.poll():
@@ -75,7 +77,7 @@ def estimate(
                 kept,
                 version.predict,
                 Chooser(chosen, label=label),
-                counts=None if counts is None else lambda rows: counts.of(rows.column(count)),
+                counts=None if counts is None else lambda rows: counts.of(rows.column(counts.column)),
                 confidence=confidence,
                 largest=largest,
                 missing=missing,
