@@ -114,7 +114,7 @@ class ChoiceLog:
             If a reward is no finite number; none of them is kept then.
         """
         for key, value in rewards.items():
-            if not (isinstance(value, Real) and math.isfinite(value)):
+            if not _is_finite(value):
                 raise JobError(f"the reward of {key!r} must be a finite number, got {value!r}")
         keys = pa.array([str(key) for key in rewards], pa.string())
         values = pa.array([float(value) for value in rewards.values()], pa.float64())
@@ -160,6 +160,10 @@ def read_choices(log: Log) -> Iterator[tuple[pa.RecordBatch, list[float | None]]
         if kept.any():
             rows = batch.filter(pa.array(kept))
             yield rows, [rewards.get(key) for key in rows.column(KEY).to_pylist()]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _batches(log: Log) -> Iterator[pa.RecordBatch]:

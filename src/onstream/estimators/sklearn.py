@@ -58,7 +58,7 @@ class _Learning(BaseEstimator):
             value = getattr(self, name)
             if not isinstance(value, Integral) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        drawn = self.random_state
+        drawn: Any = self.random_state
         if not isinstance(drawn, Integral) or drawn < 0:
             drawn = check_random_state(drawn).randint(1 << 31)
         self._seed = int(drawn)
