@@ -377,13 +377,22 @@ def _literal(value: Any, current: Any) -> Any:
     return value if isinstance(current, str | os.PathLike) and isinstance(read, int | float) else read
 
 
+def _settings(part: Any) -> Mapping[str, Any]:
+    """Return what a part is made of, by name: the fields of a dataclass, or what it says itself."""
+    if is_dataclass(part):
+        made = [f.name for f in fields(part) if f.init or f.name in vars(part)]
+        return {name: getattr(part, name) for name in made}
+    own = getattr(part, "settings", None)
+    return own if isinstance(own, Mapping) and hasattr(part, "replace") else {}
+
+
 def _changed(part: Any, path: list[str], value: Any, whole: str) -> Any:
     """Return a copy of a part with one setting changed."""
-    names = [f.name for f in fields(part) if f.init or f.name in vars(part)] if is_dataclass(part) else []
-    if path[0] not in names:
-        has = ", ".join(sorted(names)) or "none"
+    settings = _settings(part)
+    if path[0] not in settings:
+        has = ", ".join(sorted(settings)) or "none"
         raise JobError(f"there is no setting {whole!r}; the settings of {type(part).__name__}: {has}")
-    current = getattr(part, path[0])
+    current = settings[path[0]]
     value = _changed(current, path[1:], value, whole) if len(path) > 1 else _literal(value, current)
     own = getattr(part, "replace", None)
     try:
@@ -398,13 +407,12 @@ def _changed(part: Any, path: list[str], value: Any, whole: str) -> Any:
 def _describe(part: Any) -> dict[str, Any]:
     """Return what can be told of a part as plain values."""
     described: dict[str, Any] = {"kind": type(part).__name__}
-    for item in fields(part) if is_dataclass(part) else ():
-        if not item.name.startswith("_") and (item.init or item.name in vars(part)):
-            value = getattr(part, item.name)
+    for name, value in _settings(part).items():
+        if not name.startswith("_"):
             plain = isinstance(value, str | int | float | bool | type(None))
             text = value if plain else _name(value)
             if plain or " object at 0x" not in text:
-                described[item.name] = text
+                described[name] = text
     return described
 
 

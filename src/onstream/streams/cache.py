@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from onstream.contracts import Chunk, Keeping, Learned, Positions, State, Stateful, Stream
 from onstream.errors import JobError
+from onstream.feedback import labelling_of
 from onstream.streams.cache_windows import Window, Windows
 from onstream.streams.chunks import slice_chunk
 
@@ -74,6 +75,9 @@ class Cache:
         self.passes = passes
         self.window_rows = window_rows
         self.directory = None if directory is None else Path(directory)
+        labelling = labelling_of(stream)
+        self.policies, self.negatives_kept = labelling.policies, labelling.negatives_kept
+        self.key = labelling.key
         self._own_notes: list[str] = []
         self._windows: Windows | None = None
 
@@ -93,15 +97,20 @@ class Cache:
             self._own_notes.append(inner.pop(0))
         return self._own_notes
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The parameters by name."""
+        names = ("stream", "passes", "window_rows", "directory")
+        return {name: getattr(self, name) for name in names}
+
     def replace(self, **changes: Any) -> Cache:
         """Return the same with other parameters."""
-        parts = {
-            "stream": self.stream,
-            "passes": self.passes,
-            "window_rows": self.window_rows,
-            "directory": self.directory,
-        }
-        return Cache(**{**parts, **changes})
+        return Cache(**{**self.settings, **changes})
+
+    def peek(self) -> Cache:
+        """Return the same for a look at its beginning, of which nobody hears."""
+        peek = getattr(self.stream, "peek", None)
+        return self if peek is None else self._around(peek())
 
     def select(self, names: Sequence[str]) -> Cache:
         """Return the same, decoding and keeping only these columns where the stream can."""

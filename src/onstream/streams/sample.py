@@ -53,7 +53,7 @@ class Sample:
     With :math:`p` the chance of a positive in the whole stream and :math:`w` the share kept, the odds in the sample
     are :math:`p / (w (1 - p))`; so a logit plus :math:`\log w` is that of the whole stream.
 
-    Rows that are left out are never learned, so no one who waits for an answer to them (`Client.learn`) gets one.
+    The rows of a request come apart, so no one who waits for an answer (`Client.learn`) gets one from it.
 
     References
     ----------
@@ -101,10 +101,19 @@ class Sample:
         """What people should know of the stream."""
         return getattr(self.stream, "notes", [])
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The parameters by name."""
+        return {"stream": self.stream, "label": self.label, "negatives": self.negatives, "key": self.key}
+
     def replace(self, **changes: Any) -> Sample:
         """Return the same with other parameters."""
-        parts = {"stream": self.stream, "label": self.label, "negatives": self.negatives, "key": self.key}
-        return Sample(**{**parts, **changes})
+        return Sample(**{**self.settings, **changes})
+
+    def peek(self) -> Sample:
+        """Return the same for a look at its beginning, of which nobody hears."""
+        peek = getattr(self.stream, "peek", None)
+        return self if peek is None else self.replace(stream=peek())
 
     def select(self, names: Sequence[str]) -> Sample:
         """Return the same, decoding only these columns where the stream can, and those by which it chooses."""

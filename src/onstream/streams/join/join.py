@@ -9,6 +9,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -135,6 +136,7 @@ class Join:
             raise JobError(f"impressions must be a stream, such as Log('shown.db'), got {impressions!r}")
         self.impressions = impressions
         self.feedback = _declared(feedback, label, window, value)
+        self._one = isinstance(feedback, Stream)
         self.key = on
         self.time = time
         self.policy = policy
@@ -145,6 +147,12 @@ class Join:
         self.clock = clock
         if unit not in ("s", "ms", "us", "ns"):
             raise JobError(f"unit must be 's', 'ms', 'us' or 'ns', got {unit!r}")
+        for name, stream in ((_IMPRESSIONS, impressions), *((f.label, f.stream) for f in self.feedback)):
+            if getattr(stream, "shared", False):
+                raise JobError(
+                    f"{name}: of topics that the group {getattr(stream, 'group', '')!r} shares, an impression and its "
+                    f"feedback may come to different processes; say partitions='all', or leave out group="
+                )
         self._plan = Plan(self.feedback, policy, seconds(lateness))
         _distinct([name for each in self._plan.labels for name in label_names(each)] + [on, time])
         self._memory_bytes = size_bytes(memory)
@@ -155,6 +163,16 @@ class Join:
 
     def __repr__(self) -> str:
         return f"Join({self.impressions!r}, {list(self.feedback)!r}, on={self.key!r}, time={self.time!r})"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The parameters by name; `label`, `window` and `value` where there is one label and no `Feedback`."""
+        names = ("time", "policy", "lateness", "idle", "drift", "future", "unit", "memory", "spill", "clock")
+        [first, *_] = self.feedback
+        one = {"feedback": first.stream, "label": first.label, "window": first.window, "value": first.value}
+        feedback = one if self._one else {"feedback": self.feedback}
+        others = {name: getattr(self, name) for name in names}
+        return {"impressions": self.impressions, **feedback, "on": self.key, **others}
 
     @property
     def policies(self) -> dict[str, Policy]:
@@ -174,6 +192,15 @@ class Join:
             while inner:
                 self._notes.append(inner.pop(0))
         return self._notes
+
+    def replace(self, **changes: Any) -> Join:
+        """Return the same join with other parameters."""
+        return Join(**{**self.settings, **changes})
+
+    def peek(self) -> Join:
+        """Return the same join for a look at its beginning, of which nobody hears."""
+        parts = [_named(stream, "peek") for stream in self._inputs]
+        return self._with(parts[0], parts[1:])
 
     def placed(self, folder: Path) -> Join:
         """Return the same join with a folder to work in, unless it was given one; so are its inputs."""
