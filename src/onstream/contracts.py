@@ -433,9 +433,9 @@ class Batch:
         Of the feature transforms, after this batch.
     columns : dict of str to list, optional
         For a learner that `reads_columns` (see `Learner`), and then there are no tables: one plain value a row of
-        each feature. Ids are integers, booleans, texts or bytes as they were read (whole floats and decimals as
-        integers, dates and times as ISO 8601 texts), buckets their number, numbers and tensors (flat) floats
-        after all transforms, in double precision where they were; None where an id is null.
+        each feature. Ids are texts, the same for all that is one id in a table (integers, whole floats and decimals
+        as digits, booleans as 0 and 1, dates and times in ISO 8601), buckets their number, numbers and tensors
+        (flat) floats after all transforms, in double precision where they were; None where an id is null.
     emissions : dict of str to Emission
         By label, where feedback comes late and the stream tells how far it has come.
     source : Capture, optional

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from river import compose, linear_model, preprocessing
+from river import compose, linear_model, preprocessing, tree
 from river.compat import SKL2RiverClassifier
 from sklearn.linear_model import SGDClassifier
 
@@ -119,6 +119,19 @@ def test_the_exported_predictor_predicts_as_the_learner():
     predictor.load(weights_of(learner.state()))
     assert predictor.predict(batch, {})["y"].tolist() == learner.predict(batch, {})["y"].tolist()
     assert learner.export().facts == exported()[1].export().facts
+
+
+def test_an_id_is_the_same_as_a_number_and_as_its_text():
+    model = tree.HoeffdingTreeClassifier(grace_period=20, delta=0.5)
+    rows = [{"ad": at % 3, "y": int(at % 3 == 1)} for at in range(400)]
+    batch, learner = bound(River(model), [Id("ad"), Label("y")], rows)
+    learner.learn(batch, {})
+    predictor = open_predictor(learner.export(), learner._layout)
+    predictor.load(weights_of(learner.state()))
+    found = predictor.predict(batch, {})["y"][:3].tolist()
+    assert found[0] == found[2] < 0.1 and found[1] > 0.9
+    texts, _ = batch_of([Id("ad"), Label("y")], [{"ad": str(at), "y": 0} for at in range(3)])
+    assert predictor.predict(texts, {})["y"].tolist() == found
 
 
 def test_a_row_that_a_model_cannot_predict_is_the_fault_of_the_request():

@@ -157,22 +157,28 @@ def read_seconds(column: pa.Array, unit: str) -> tuple[npt.NDArray[np.float64], 
     return seconds, _either(unread, outside)
 
 
-def read_values(column: pa.Array) -> list[Any]:
-    """Read ids as plain values; None where null. What `hash_ids` finds bad may come out as anything."""
+def read_values(column: pa.Array) -> list[str | None]:
+    """Read ids as texts; None where null. What `hash_ids` finds bad may come out as anything.
+
+    Values that have one key there have one text here, whatever type they were read in.
+    """
     column = _plain(column)
     kind = column.type
     if pa.types.is_floating(kind):
-        return [int(v) if math.isfinite(v) else None for v in read_numbers(column)[0].tolist()]
+        return [str(int(v)) if math.isfinite(v) else None for v in read_numbers(column)[0].tolist()]
     if pa.types.is_decimal(kind):
-        return [None if v is None else int(v) for v in column.to_pylist()]
-    if pa.types.is_temporal(kind):
-        return pc.cast(column, pa.string()).to_pylist()  # type: ignore[no-any-return]
-    try:
-        return column.to_pylist()  # type: ignore[no-any-return]
-    except UnicodeDecodeError:
-        # Texts that are no UTF-8 are ids all the same.
-        raw = pc.cast(column, pa.large_binary()).to_pylist()
-        return [None if v is None else v.decode(errors="backslashreplace") for v in raw]
+        return [None if v is None else str(int(v)) for v in column.to_pylist()]
+    if pa.types.is_boolean(kind):
+        column = pc.cast(column, pa.uint8())
+    if pa.types.is_integer(column.type) or pa.types.is_temporal(kind):
+        column = pc.cast(column, pa.string())
+    if not _is_binary(kind):
+        try:
+            return column.to_pylist()  # type: ignore[no-any-return]
+        except UnicodeDecodeError:
+            column = pc.cast(column, pa.large_binary())
+    # Bytes that are no UTF-8 are ids all the same.
+    return [None if v is None else v.decode(errors="backslashreplace") for v in column.to_pylist()]
 
 
 def segment_sums(values: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -198,6 +204,12 @@ def _plain(column: pa.Array) -> pa.Array:
     if pa.types.is_binary_view(kind):
         return pc.cast(column, pa.large_binary())
     return column
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    )
 
 
 def _hashable(column: pa.Array) -> pa.Array | None:

@@ -16,7 +16,7 @@ __all__ = ["PlainBucketSlot", "PlainIdSlot", "PlainListSlot"]
 
 @dataclass(frozen=True, slots=True)
 class PlainIdSlot:
-    """An `Id`: its values as they are read. What has no key is bad here too."""
+    """An `Id`: its values as texts. What has no key is bad here too."""
 
     column: str
     name: str
@@ -49,7 +49,7 @@ class PlainBucketSlot:
 
 @dataclass(frozen=True, slots=True)
 class PlainListSlot:
-    """An `IdList`: a list of values a row, cut off where the declaration says."""
+    """An `IdList`: a list of texts a row, cut off where the declaration says."""
 
     column: str
     name: str
