@@ -206,12 +206,6 @@ def _plain(column: pa.Array) -> pa.Array:
     return column
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    )
-
-
 def _hashable(column: pa.Array) -> pa.Array | None:
     """Return the column in a type that the core hashes, if it has one of equal meaning."""
     column = _plain(column)

@@ -52,9 +52,9 @@ class River:
     the next one is predicted by what came of that. So the batch size changes neither predictions nor the model, and
     the job's metrics are those of river's ``evaluate.progressive_val_score``, on the same stream.
 
-    A row is a dict by feature. Ids come as texts, whatever they were read as, so that a request may say 7 or "7"; lists
-    of ids as lists of texts; where an id is null, it is left out. Numbers come after the transforms of their `Number`, in double precision; without
-    any, as they were read. There are no embedding tables.
+    A row is a dict by feature. Ids come as texts, whatever they were read as, so that a request may say 7 or "7";
+    lists of ids as lists of texts; where an id is null, it is left out. Numbers come after the transforms of their
+    `Number`, in double precision; without any, as they were read. There are no embedding tables.
 
     A binary prediction is the probability of True, 0.5 while a model knows no class; a detector's is its score,
     which must be from 0 to 1 to be measured, as that of `HalfSpaceTrees` is. A null label (`Label` with
