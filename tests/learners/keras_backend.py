@@ -241,6 +241,16 @@ def test_a_functional_model_gets_what_the_names_of_its_inputs_say():
     np.testing.assert_allclose(expected, 1 / (1 + np.exp(-logits[:, 0])), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "form", [lambda x: x, lambda x: [x], lambda x: {"id1": x}], ids=["alone", "list", "dict"]
+)
+def test_a_functional_model_may_have_one_input(form):
+    # Keras warns of inputs that are not of the form that it was made with; warnings are errors here.
+    one = keras.Input((4,), name="id1")
+    learner = bound(lambda: keras.Model(form(one), layers.Dense(1)(one)))
+    learn(learner)
+
+
 def test_several_labels_are_a_dictionary_by_label():
     labels = (Label("click", "binary"), Label("stars", "class", 5), Label("price", "real"))
     learner, shape = bound(lambda: Any(labels), layout(labels=labels)), layout(labels=labels)

@@ -210,7 +210,9 @@ class Program:
         names = [tensor.name for tensor in inputs]
         missing = [name for name in names if name not in x]
         if not missing:
-            return {name: x[name] for name in names}
+            # Keras takes one tensor by itself for every form of one input but a dictionary.
+            alone = len(names) == 1 and not isinstance(getattr(self.model, "_inputs_struct", None), dict)
+            return x[names[0]] if alone else {name: x[name] for name in names}
         if len(names) == 1:
             return x["row"]
         raise JobError(f"the model's inputs are {names}, of which {missing} are not among {sorted(x)}")
