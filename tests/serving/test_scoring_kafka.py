@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from onstream import Json, Kafka
+from onstream import Json, Kafka, Log
 from onstream.errors import JobError
 from onstream.serving.replica import Replica
 from onstream.serving.scoring.places import open_work
@@ -70,10 +70,73 @@ def test_requests_of_a_topic_have_their_results_in_another_once(trained, broker)
     assert (bad["offset"], bad["request_id"], bad["_key"]) == (300, None, None)
 
 
+def scored(trained, source, target, **options):
+    work = open_work(
+        source, target, "g", start="earliest", follow=False, lease_s=1, keys=["request_id"], **options
+    )
+    with work:
+        return Scorer(Replica(trained), work, keys=["request_id"], max_rows=128).run(threading.Event())
+
+
+def test_requests_of_a_topic_have_their_results_in_a_log_once(trained, broker, tmp_path):
+    asked = broker.create("asked-for-a-log", 2)
+    place = f"kafka://{broker.servers}/{asked}?{FAST}"
+    broker.send(asked, requests(0, 300), partition=0)
+    broker.send(asked, requests(300, 500), partition=1)
+    assert scored(trained, place, str(tmp_path / "scores.db")).num_rows == 500
+    broker.send(asked, requests(500, 600), partition=1)
+    assert scored(trained, place, str(tmp_path / "scores.db")).num_rows == 100
+    with Log(tmp_path / "scores.db", follow=False) as log:
+        read = log.read({}, max_rows=10_000, stop=threading.Event())
+        assert sorted(n for chunk in read for n in chunk.batch["request_id"].to_pylist()) == list(range(600))
+
+
+def test_who_lost_a_partition_writes_nothing_into_the_log(trained, broker, tmp_path):
+    asked = broker.create("asked-by-two")
+    broker.send(asked, requests(0, 100))
+    work = open_work(
+        f"kafka://{broker.servers}/{asked}?{FAST}",
+        str(tmp_path / "scores.db"),
+        "g",
+        start="earliest",
+        follow=False,
+        lease_s=1,
+    )
+    with work, Log(tmp_path / "scores.db", follow=False) as log:
+        piece = work.take(1000, threading.Event())
+        with log.file.write() as connection:
+            connection.execute("INSERT INTO scored VALUES ('g', ?, 100)", (f"{asked}/0",))
+        assert not work.write(piece, [clicks.rows(3)])
+        assert log.end == 0
+
+
+def test_requests_of_a_log_have_their_results_in_a_topic(trained, broker, tmp_path):
+    scores = broker.create("scores-of-a-log")
+    with Log(tmp_path / "requests.db") as log:
+        log.append([json.loads(request) for request in requests(0, 200)])
+        for expected in (200, 0):
+            made = scored(trained, str(log.path), f"kafka://{broker.servers}/{scores}")
+            assert made.num_rows == expected
+    assert sorted(row["request_id"] for row in results(broker, scores)) == list(range(200))
+
+
+def test_a_message_of_many_requests_is_one_piece_with_its_results(trained, broker, tmp_path):
+    asked = broker.create("asked-in-csv")
+    lines = [f"{n % 50},{n % 9},{n}" for n in range(90)]
+    messages = ["\n".join(["user,price,request_id", *lines[at : at + 30]]).encode() for at in (0, 30, 60)]
+    broker.send(asked, messages)
+    place = f"kafka://{broker.servers}/{asked}?{FAST}&format=csv"
+    work = open_work(place, str(tmp_path / "s.db"), "g", start="earliest", follow=False, lease_s=1)
+    with work:
+        pieces = []
+        while (piece := work.take(40, threading.Event())) is not None:
+            pieces.append((sum(chunk.batch.num_rows for chunk in piece.chunks), piece.proof[f"{asked}/0"]))
+            work.finish(piece.proof)
+    assert pieces == [(30, 1), (30, 2), (30, 3)]
+
+
 def test_places_that_do_not_go_together_are_told():
     where = {"start": "latest", "follow": False, "lease_s": 1}
-    with pytest.raises(JobError, match="both in logs or both in topics"):
-        open_work("kafka://a:1/x", "scores.db", "g", **where)
     with pytest.raises(JobError, match="made by one cluster"):
         open_work("kafka://a:1/x", "kafka://b:1/y", "g", **where)
     with pytest.raises(JobError, match="the format is one of json, csv, arrow"):

@@ -49,7 +49,8 @@ class LogGroup:
     source : Log
         Whose rows are shared.
     target : Log
-        Where results go. Its file also keeps how far the group is, so that both are one transaction.
+        Where results go. Its file also keeps how far the group is, so that both are one transaction. May be `source`
+        itself, where results go elsewhere and are told `done`.
     name : str
         Of the group: who has the same name shares the rows.
     start : {"earliest", "latest"} or int
@@ -130,15 +131,12 @@ class LogGroup:
         StreamError, ColumnError
             As `Log.append`; the claim then stays.
         """
+        return self.target.append_if(lambda connection: self._finish(connection, claim), results)
 
-        def finish(connection: sqlite3.Connection) -> bool:
-            done = connection.execute(
-                "DELETE FROM claims WHERE name = ? AND first = ? AND owner = ?",
-                (self.name, claim.first, claim.owner),
-            )
-            return done.rowcount == 1
-
-        return self.target.append_if(finish, results)
+    def done(self, claim: Claim) -> bool:
+        """Be done with a claim whose results are elsewhere; return whether no other reader has taken it."""
+        with self.target.file.write() as connection:
+            return self._finish(connection, claim)
 
     def give_back(self, claim: Claim) -> None:
         """Let another reader have the rows at once."""
@@ -150,11 +148,20 @@ class LogGroup:
 
     def behind(self) -> int:
         """Return how many rows of the source have no result yet."""
+        # Before, since both may be one file, which one look at a time is taken at.
+        end = self.source.end
         with self.target.file.look() as connection:
             (claimed,) = connection.execute(
                 "SELECT coalesce(sum(end - first), 0) FROM claims WHERE name = ?", (self.name,)
             ).fetchone()
-            return max(0, self.source.end - self._next(connection)) + int(claimed)
+            return max(0, end - self._next(connection)) + int(claimed)
+
+    def _finish(self, connection: sqlite3.Connection, claim: Claim) -> bool:
+        done = connection.execute(
+            "DELETE FROM claims WHERE name = ? AND first = ? AND owner = ?",
+            (self.name, claim.first, claim.owner),
+        )
+        return done.rowcount == 1
 
     def _next(self, connection: sqlite3.Connection) -> int:
         row = connection.execute("SELECT next FROM groups WHERE name = ?", (self.name,)).fetchone()

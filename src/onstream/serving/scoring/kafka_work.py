@@ -1,31 +1,37 @@
-"""Requests of a topic, results into another, each piece in one transaction."""
+"""Scoring where requests or results are topics of Kafka."""
 
 from __future__ import annotations
 
-import threading
+import sqlite3
 import time
 import uuid
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 import orjson
 import pyarrow as pa
 
-from onstream.contracts import Chunk, Positions
+from onstream.contracts import Positions
 from onstream.errors import FencedError
-from onstream.serving.scoring.work import Piece
-from onstream.streams import Ahead, Kafka, KafkaWriter
-from onstream.streams.ahead import END
-from onstream.streams.chunks import positions_after, slice_chunk
+from onstream.serving.scoring.kafka_requests import KafkaRequests
+from onstream.serving.scoring.work import LogRequests, Piece
+from onstream.streams import Kafka, KafkaWriter, Log
+from onstream.streams.log_groups import LogGroup
 
-__all__ = ["KafkaWork"]
+__all__ = ["KafkaToLogWork", "KafkaWork", "LogToKafkaWork"]
 
 _TAKE_S = 0.05
-_CHUNK_ROWS = 4096
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS scored (
+    name TEXT NOT NULL,
+    partition TEXT NOT NULL,
+    next INTEGER NOT NULL,
+    PRIMARY KEY (name, partition)
+) WITHOUT ROWID
+"""
 
 
-class KafkaWork:
+class KafkaWork(KafkaRequests):
     """Requests of a consumer group, and a topic for their results.
 
     Parameters
@@ -45,89 +51,150 @@ class KafkaWork:
     """
 
     def __init__(self, source: Kafka, target: str, keys: Sequence[str] = ()) -> None:
-        assert source.group is not None
-        self._source = source
         self._key = keys[0] if keys else None
-        self._done: Positions = {}
-        self._rest: Chunk | None = None
-        # Partitions are given up once the results of what was taken of them are written.
-        source.kept({})
         name = f"{source.group}-{uuid.uuid4()}"
         self._writer = KafkaWriter(
             target, servers=source.servers, name=name, patience_s=source.patience_s, config=source.config
         )
-        self._stop = threading.Event()
-        self._chunks: Ahead[Chunk] = Ahead(
-            source.read({}, max_rows=_CHUNK_ROWS, stop=self._stop), depth=1, stop=self._stop
-        )
-
-    def take(self, max_rows: int, stop: threading.Event) -> Piece | None:
-        """Wait for requests and take some; None once `stop` is set, or at the end of a topic that ends.
-
-        A piece is of one partition, since another process may take over one partition and not another.
-        """
-        while not stop.is_set():
-            if self._rest is None:
-                found = self._chunks.take(_TAKE_S)
-                if found is END:
-                    return None
-                if found is None:
-                    continue
-                self._rest = found
-            chunk, num_rows = self._rest, self._rest.batch.num_rows
-            self._rest = slice_chunk(chunk, max_rows, num_rows - max_rows) if num_rows > max_rows else None
-            if num_rows or chunk.rejects:
-                return Piece([slice_chunk(chunk, 0, min(max_rows, num_rows))], None)
-            self._finish(positions_after(chunk))
-        return None
+        super().__init__(source)
 
     def write(self, piece: Piece, results: Sequence[pa.RecordBatch]) -> bool:
         """Write the results of a piece; False if another process has its partition now."""
-        rows = [row for batch in results for row in batch.to_pylist()]
-        values = [orjson.dumps(row, default=str) for row in rows]
-        keys = None if self._key is None else [_as_key(row[self._key]) for row in rows]
-        [chunk] = piece.chunks
-        positions = positions_after(chunk)
+        keys, values = _messages(results, self._key)
         while True:
-            member = self._source.member
+            member = self.source.member
             try:
-                self._writer.write(values, keys, positions=positions, member=member)
+                self._writer.write(values, keys, positions=piece.proof, member=member)
             except FencedError:
                 # Until the group has settled, and either gives this process a new proof or takes the partition away.
-                while self._source.member is member:
-                    if chunk.partition not in self._source.expected_partitions():
+                while self.source.member is member:
+                    if piece.chunks[0].partition not in self.source.expected_partitions():
                         return False
                     time.sleep(_TAKE_S)
             else:
-                self._finish(positions)
+                self.finish(piece.proof)
                 return True
-
-    def give_back(self, piece: Piece) -> None:
-        """Let another process have the requests of a piece: nothing of it was committed."""
-
-    def behind(self) -> tuple[int, str] | None:
-        """Return how many requests have no result yet."""
-        return self._source.behind(self._done)
-
-    def _finish(self, positions: Positions) -> None:
-        """Take note that everything before `positions` has its result."""
-        self._done |= positions
-        self._source.kept(dict(self._done))
 
     def close(self) -> None:
         """Leave the group."""
-        self._stop.set()
-        self._source.release()
-        self._chunks.close()
+        super().close()
         self._writer.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+class KafkaToLogWork(KafkaRequests):
+    """Requests of a consumer group, and an embedded log for their results.
+
+    Parameters
+    ----------
+    source : Kafka
+        With a group.
+    target : Log
+        Closed with this.
+
+    Notes
+    -----
+    How far each partition is scored is kept in the file of the log, in a table `scored` (name, partition, next), and
+    moves on in one transaction with the results, from where this process knows it to stand. So each request has its
+    result exactly once, and a process that does not know yet that it lost a partition writes nothing.
+    """
+
+    def __init__(self, source: Kafka, target: Log) -> None:
+        self._target = target
+        self._known: Positions = {}
+        with target.file.write() as connection:
+            connection.execute(_TABLE)
+        super().__init__(source, find=self._find)
+
+    def write(self, piece: Piece, results: Sequence[pa.RecordBatch]) -> bool:
+        """Append the results of a piece; False if another process has done so."""
+        [partition] = (name for name in piece.proof if "#" not in name)
+        end = piece.proof[partition]
+        known = self._known.get(partition)
+
+        def move(connection: sqlite3.Connection) -> bool:
+            if _scored(connection, str(self.source.group), partition) != known:
+                return False
+            row = (self.source.group, partition, end)
+            connection.execute("INSERT OR REPLACE INTO scored VALUES (?, ?, ?)", row)
+            return True
+
+        if self._target.append_if(move, results) is None:
+            return False
+        self._known[partition] = end
+        self.finish(piece.proof)
+        return True
+
+    def close(self) -> None:
+        """Leave the group, and close the log."""
+        super().close()
+        self._target.close()
+
+    def _find(self, partitions: Sequence[str]) -> Positions:
+        """Return where the results of partitions end, and remember it as what is known of them."""
+        with self._target.file.look() as connection:
+            found = {name: _scored(connection, str(self.source.group), name) for name in partitions}
+        for name, at in found.items():
+            self._known.pop(name, None)
+            if at is not None:
+                self._known[name] = at
+        return {name: at for name, at in found.items() if at is not None}
+
+
+class LogToKafkaWork(LogRequests):
+    """Requests of an embedded log, and a topic for their results.
+
+    Parameters
+    ----------
+    source : Log
+        Closed with this. Its file also keeps how far the group is.
+    target : KafkaWriter
+        Closed with this.
+    group : str
+    start, follow, lease_s
+        As `LogRequests` takes them.
+    keys : sequence of str
+        As `KafkaWork` takes them.
+
+    Notes
+    -----
+    Every request has its result at least once: again, if a process dies between sending results and noting that, or
+    is thought dead while it sends them.
+    """
+
+    def __init__(
+        self,
+        source: Log,
+        target: KafkaWriter,
+        group: str,
+        *,
+        start: str | int = "latest",
+        follow: bool = True,
+        lease_s: float = 30.0,
+        keys: Sequence[str] = (),
     ) -> None:
-        self.close()
+        self._key = keys[0] if keys else None
+        self._writer = target
+        super().__init__(source, LogGroup(source, source, group, start=start, lease_s=lease_s), follow=follow)
+
+    def write(self, piece: Piece, results: Sequence[pa.RecordBatch]) -> bool:
+        """Send the results of a piece; False if another process has sent them too."""
+        keys, values = _messages(results, self._key)
+        self._writer.write(values, keys)
+        return self.group.done(piece.proof)
+
+    def close(self) -> None:
+        """Close the log, and wait for what is on its way."""
+        super().close()
+        self._writer.close()
+
+
+def _messages(
+    results: Sequence[pa.RecordBatch], key: str | None
+) -> tuple[list[bytes | None] | None, list[bytes | None]]:
+    """Return results as JSON objects, and the keys of their messages."""
+    rows = [row for batch in results for row in batch.to_pylist()]
+    values: list[bytes | None] = [orjson.dumps(row, default=str) for row in rows]
+    return None if key is None else [_as_key(row[key]) for row in rows], values
 
 
 def _as_key(value: object) -> bytes | None:
@@ -135,3 +202,10 @@ def _as_key(value: object) -> bytes | None:
     if value is None or isinstance(value, bytes):
         return value
     return str(value).encode()
+
+
+def _scored(connection: sqlite3.Connection, group: str, partition: str) -> int | None:
+    row = connection.execute(
+        "SELECT next FROM scored WHERE name = ? AND partition = ?", (group, partition)
+    ).fetchone()
+    return None if row is None else int(row[0])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from onstream.errors import JobError
-from onstream.serving.scoring.kafka_work import KafkaWork
+from onstream.serving.scoring.kafka_work import KafkaToLogWork, KafkaWork, LogToKafkaWork
 from onstream.serving.scoring.work import LogWork, Work
-from onstream.streams import Kafka, Log
+from onstream.streams import Kafka, KafkaWriter, Log
 from onstream.streams.formats import ArrowIpc, Csv, Json
 
 __all__ = ["open_work"]
@@ -33,8 +34,8 @@ def open_work(
     Parameters
     ----------
     source, target : str
-        The file of an embedded log, or "kafka://host:port/topic"; both are of one kind. The topic of requests holds
-        JSON objects, or with "?format=csv", "arrow" or "avro" what those formats read.
+        The file of an embedded log, or "kafka://host:port/topic". The topic of requests holds JSON objects, or with
+        "?format=csv" or "?format=arrow" what those formats read; other options go to librdkafka.
     group : str
         Who has the same shares the requests.
     start : {"latest", "earliest"}
@@ -54,30 +55,32 @@ def open_work(
     """
     if start not in ("latest", "earliest"):
         raise JobError(f"--start is 'latest' or 'earliest', got {start!r}")
-    if source.startswith(_KAFKA) or target.startswith(_KAFKA):
-        return _topics(source, target, group, start=start, follow=follow, keys=keys)
-    if not Path(source).exists():
-        raise JobError(f"there is no log {source!r} to score")
-    return LogWork(Log(source), Log(target), group, start=start, follow=follow, lease_s=lease_s)
+    if not source.startswith(_KAFKA):
+        if not Path(source).exists():
+            raise JobError(f"there is no log {source!r} to score")
+        options: dict[str, Any] = {"start": start, "follow": follow, "lease_s": lease_s}
+        if not target.startswith(_KAFKA):
+            return LogWork(Log(source), Log(target), group, **options)
+        servers, topic, asked = _place(target)
+        writer = KafkaWriter(topic, servers=servers, config=asked)
+        return LogToKafkaWork(Log(source), writer, group, keys=keys, **options)
+    stream = _requests(source, group, start=start, follow=follow)
+    if not target.startswith(_KAFKA):
+        return KafkaToLogWork(stream, Log(target))
+    servers, topic, _ = _place(target)
+    if servers != stream.servers:
+        raise JobError(
+            f"a transaction is made by one cluster: --from is at {stream.servers!r}, --to at {servers!r}"
+        )
+    return KafkaWork(stream, topic, keys)
 
 
-def _topics(
-    source: str, target: str, group: str, *, start: str, follow: bool, keys: Sequence[str]
-) -> KafkaWork:
-    if not (source.startswith(_KAFKA) and target.startswith(_KAFKA)):
-        raise JobError(
-            f"requests and scores are both in logs or both in topics, got {source!r} and {target!r}"
-        )
-    servers, topic, asked = _place(source)
-    target_servers, target_topic, _ = _place(target)
-    if servers != target_servers:
-        raise JobError(
-            f"a transaction is made by one cluster: --from is at {servers!r}, --to at {target_servers!r}"
-        )
+def _requests(text: str, group: str, *, start: str, follow: bool) -> Kafka:
+    servers, topic, asked = _place(text)
     name = asked.pop("format", "json")
     if name not in _FORMATS:
-        raise JobError(f"{source!r}: the format is one of {', '.join(_FORMATS)}, got {name!r}")
-    stream = Kafka(
+        raise JobError(f"{text!r}: the format is one of {', '.join(_FORMATS)}, got {name!r}")
+    return Kafka(
         topic,
         servers=servers,
         group=group,
@@ -86,7 +89,6 @@ def _topics(
         end=None if follow else "now",
         config=asked,
     )
-    return KafkaWork(stream, target_topic, keys)
 
 
 def _place(text: str) -> tuple[str, str, dict[str, str]]:

@@ -14,7 +14,7 @@ from onstream.contracts import Chunk
 from onstream.streams import Log
 from onstream.streams.log_groups import Claim, LogGroup
 
-__all__ = ["LogWork", "Piece", "Work"]
+__all__ = ["LogRequests", "LogWork", "Piece", "Work"]
 
 _POLL_S = 0.01
 
@@ -61,7 +61,70 @@ class Work(Protocol):
         """Close."""
 
 
-class LogWork:
+class LogRequests:
+    """Requests of one embedded log, shared among the processes of a group.
+
+    Parameters
+    ----------
+    source : Log
+        Closed with this.
+    group : LogGroup
+    follow : bool
+        Whether to wait for more at the end.
+    """
+
+    def __init__(self, source: Log, group: LogGroup, *, follow: bool = True) -> None:
+        self._source = source.replay(follow=False)
+        self._follow = follow
+        self.group = group
+
+    def take(self, max_rows: int, stop: threading.Event) -> Piece | None:
+        """Wait for requests and take some; None once `stop` is set, or at the end without `follow`."""
+        while not stop.is_set():
+            claim = self.group.claim(max_rows)
+            if claim is not None:
+                return Piece(self._read(claim), claim)
+            # Others may still die with what they have claimed.
+            if not self._follow and not self.group.behind():
+                return None
+            stop.wait(_POLL_S)
+        return None
+
+    def give_back(self, piece: Piece) -> None:
+        """Let another process have the requests of a piece."""
+        self.group.give_back(piece.proof)
+
+    def behind(self) -> tuple[int, str]:
+        """Return how many requests have no result yet."""
+        return self.group.behind(), "rows"
+
+    def close(self) -> None:
+        """Close the log."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _read(self, claim: Claim) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        at = claim.first
+        while at < claim.end:
+            # A chunk may be shorter than what is asked for, and one that tells of a gap may reach farther.
+            read = self._source.read({"log": at}, max_rows=claim.end - at, stop=threading.Event())
+            chunk = next(iter(read))
+            chunks.append(chunk)
+            at = chunk.next
+        return chunks
+
+
+class LogWork(LogRequests):
     """Requests of one embedded log, results into another.
 
     Parameters
@@ -91,57 +154,14 @@ class LogWork:
         follow: bool = True,
         lease_s: float = 30.0,
     ) -> None:
-        self._source = source.replay(follow=False)
         self._target = target
-        self._follow = follow
-        self._group = LogGroup(source, target, group, start=start, lease_s=lease_s)
-
-    def take(self, max_rows: int, stop: threading.Event) -> Piece | None:
-        """Wait for requests and take some; None once `stop` is set, or at the end without `follow`."""
-        while not stop.is_set():
-            claim = self._group.claim(max_rows)
-            if claim is not None:
-                return Piece(self._read(claim), claim)
-            # Others may still die with what they have claimed.
-            if not self._follow and not self._group.behind():
-                return None
-            stop.wait(_POLL_S)
-        return None
+        super().__init__(source, LogGroup(source, target, group, start=start, lease_s=lease_s), follow=follow)
 
     def write(self, piece: Piece, results: Sequence[pa.RecordBatch]) -> bool:
         """Append the results of a piece; False if another process has done so."""
-        return self._group.write(piece.proof, results) is not None
-
-    def give_back(self, piece: Piece) -> None:
-        """Let another process have the requests of a piece."""
-        self._group.give_back(piece.proof)
-
-    def behind(self) -> tuple[int, str]:
-        """Return how many requests have no result yet."""
-        return self._group.behind(), "rows"
+        return self.group.write(piece.proof, results) is not None
 
     def close(self) -> None:
         """Close the logs."""
-        self._source.close()
+        super().close()
         self._target.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
-
-    def _read(self, claim: Claim) -> list[Chunk]:
-        chunks: list[Chunk] = []
-        at = claim.first
-        while at < claim.end:
-            # A chunk may be shorter than what is asked for, and one that tells of a gap may reach farther.
-            read = self._source.read({"log": at}, max_rows=claim.end - at, stop=threading.Event())
-            chunk = next(iter(read))
-            chunks.append(chunk)
-            at = chunk.next
-        return chunks
