@@ -202,3 +202,9 @@ def test_without_its_library_the_extra_is_named(library, name):
     program = f"{hidden}; import onstream.estimators; onstream.estimators.{name}"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False).stderr
     assert f"pip install 'onstream[{library}]'" in said
+
+
+@pytest.mark.parametrize("factors", [-1, 1.5, None])
+def test_factors_that_cannot_be_meant_are_refused(factors):
+    with pytest.raises(JobError, match=f"factors must be a whole number of at least 0, got {factors}"):
+        RiverRegressor(factors=factors).learn_one({"x": 1.0}, 1.0)

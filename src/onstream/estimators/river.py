@@ -58,6 +58,9 @@ class _Learning:
             if self.features is not None and self.learner is not None:
                 self._model = PartsModel(self.features, self.learner, classes=classes, seed=self.seed)
             else:
+                factors: object = self.factors
+                if not isinstance(factors, int) or factors < 0:
+                    raise JobError(f"factors must be a whole number of at least 0, got {factors!r}")
                 self._model = SparseModel(
                     classify=classes > 0, factors=self.factors, lr=self.lr, seed=self.seed
                 )
