@@ -37,6 +37,8 @@ from onstream.trainer import resume as resume_job
 
 __all__ = ["app", "run"]
 
+_MOST_REJECTS = 10
+
 app = typer.Typer(
     help="Train a model on a live stream and serve it while it learns.",
     no_args_is_help=True,
@@ -108,10 +110,15 @@ def check(
         for name, value in row.items():
             grid.add_row(Text(name), Text(str(value)))
         out.print(grid)
-    for reject in found.rejects:
+    for reject in found.rejects[:_MOST_REJECTS]:
         say(f"rejected: {reject.partition} at {reject.position}: {reject.reason}")
+    if len(found.rejects) > _MOST_REJECTS:
+        say(f"... and {len(found.rejects) - _MOST_REJECTS:,} more")
     for name, values in found.outputs.items():
         say(f"predicted {name}, untrained: {values}")
+    if not found.rows and found.rejects:
+        say("every row that came is rejected; see why above, and mend the stream or the source")
+        raise typer.Exit(1)
     if not found.rows:
         say(f"{path} is fine, but its stream has no rows yet")
     elif not found.outputs:

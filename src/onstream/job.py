@@ -31,6 +31,9 @@ __all__ = ["Check", "Job", "load_job", "load_one"]
 
 _Kind = TypeVar("_Kind")
 
+# A look at a stream that brings so many of these and no row is over: it may never bring one.
+_MANY_REJECTS = 1000
+
 # What may rule the rows of a feature, and an example of it.
 _POLICIES: dict[str, tuple[tuple[type, ...], str]] = {
     "optimizer": ((RowOptimizer,), "Adagrad(lr=0.05)"),
@@ -209,6 +212,8 @@ class Job(Settings):
                 found = trainer.predict(good) if good.num_rows else {}
                 outputs = {name: values.tolist() for name, values in found.items()}
                 return Check(rows, tuple(rejects), self.stream.schema(), outputs)
+            if len(rejects) >= _MANY_REJECTS:
+                break
         return Check([], tuple(rejects), self.stream.schema(), {})
 
     def describe(self) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from onstream import Label, Log, Tensor, load_job
+from onstream.contracts import Chunk, Reject
+from onstream.streams.chunks import NO_COLUMNS, no_rows
 from onstream.templates import TEMPLATES, write_sample
 from tests.cli.commands import JOB, write_job
 
@@ -110,6 +112,7 @@ def test_a_name_that_would_hide_a_module_is_refused(onstream, name):
     said = onstream.refused("init", f"jobs/{name}.py", "--template", "keras")
     assert f"jobs/{name}.py would hide the module {name!r} from what imports it; choose another name" in said
     assert list(Path().iterdir()) == []
+    onstream.fine("init", "test.py")
 
 
 def test_an_unknown_template_is_refused_and_nothing_is_written(onstream):
@@ -172,6 +175,40 @@ def test_check_shows_what_is_rejected_even_if_there_is_no_good_row(onstream, her
     assert out.count("label 'click': expected 0 or 1") == 3
     assert "predicted" not in out and "is fine" not in out
     assert "every one of these rows is rejected" in out
+
+
+def test_check_of_a_stream_that_has_nothing_but_rejects_is_short_and_not_fine(onstream, here):
+    job = write_job(here)
+    (here / "clicks.csv").write_text("user,price,click\n" + "1,2\n" * 5_000)
+    code, out, err = onstream("check", job)
+    assert (code, err) == (1, "")
+    assert out.count("\nrejected: ") == 10
+    assert re.search(r"\n\.\.\. and [\d,]+ more\n", out)
+    assert "is fine" not in out
+    assert "every row that came is rejected" in out
+
+
+def test_check_ends_on_a_live_stream_whose_rows_are_all_rejected(here):
+    class Bad:
+        live = True
+        given = 0
+
+        def read(self, positions, *, max_rows, stop):
+            while not stop.is_set():
+                self.given += 1
+                assert self.given < 100_000
+                rejects = (Reject("bad", self.given, "wrong", ""),)
+                yield Chunk(no_rows(NO_COLUMNS), "bad", self.given, rejects=rejects)
+
+        def behind(self, positions):
+            return None
+
+        def schema(self):
+            return pa.schema([("user", pa.int64())])
+
+    found = load_job(write_job(here)).replace({"stream": Bad()}).check()
+    assert (found.rows, found.rejects[0].reason) == ([], "wrong")
+    assert len(found.rejects) < 10_000
 
 
 def test_check_looks_only_at_columns_that_the_job_reads(onstream, here):

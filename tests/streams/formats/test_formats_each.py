@@ -96,6 +96,14 @@ def test_csv_without_a_schema_infers_types_once():
     assert reasons(csv.decode([b"a\nx\n"])) == [(0, "column 'a': not a whole number that fits int64")]
 
 
+def test_csv_messages_whose_only_line_is_no_header_are_rejected():
+    csv = Csv({"a": "int64", "b": "int64"})
+    decoded = csv.decode([b"1,2\n", b"a,b\n", b"3,4", b"a,b\n5,6\n"])
+    assert reasons(decoded) == [(i, "the header has none of the columns") for i in (0, 2)]
+    assert [reject.value for reject in decoded.rejects] == ["1,2", "3,4"]
+    assert rows_of(decoded) == [(3, {"a": 5, "b": 6})]
+
+
 def test_tsv_has_no_quotes_and_csv_may_do_without():
     row = [{"a": '"x', "b": "y"}]
     assert Csv(column_names=["a", "b"], delimiter="\t").decode([b'"x\ty\n']).batch.to_pylist() == row

@@ -175,11 +175,18 @@ class Csv:
     def _unreadable(
         self, names: tuple[str, ...], schema: pa.Schema, texts: list[bytes], indices: npt.NDArray[np.int64]
     ) -> Decoded:
-        """Return rejects for texts with rows, but without columns that are known and wanted."""
+        """Return rejects for texts without columns that are known and wanted."""
+        header = self.delimiter.join(names).encode()
+        # One that has a header alone says nothing, unless that is rather a row of a text without a header.
+        wrong = bool(schema.names) and self.column_names is None
         reason = (
             "the header has none of the columns" if schema.names else "the columns' types cannot be inferred"
         )
-        found = [(i, text) for i, text in zip(indices.tolist(), texts, strict=True) if text.strip(b"\r\n")]
+        found = [
+            (i, text if text.strip(b"\r\n") else header)
+            for i, text in zip(indices.tolist(), texts, strict=True)
+            if wrong or text.strip(b"\r\n")
+        ]
         return Decoded(
             no_rows(schema),
             np.empty(0, np.int64),
