@@ -324,8 +324,7 @@ job = Job(
 
 def hidden_by(path: Path, text: str) -> str | None:
     """Return the module that a job file of this path would hide from what imports it; None if it hides none."""
-    # Python's own tests are a module too, which nothing imports.
-    found = set(sys.stdlib_module_names) - {"test"}
+    found = set(sys.stdlib_module_names)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
