@@ -118,7 +118,10 @@ def test_a_stream_that_is_not_there(onstream, tmp_path):
         ),
         ("stream.rate=0", "stream.rate=0: rate must be a number of rows a second above 0, got 0"),
         ("stream.rate=fast", "stream.rate='fast': "),
-        ("stream.format=xls", "stream.format='xls': format must be one of csv, tsv, jsonl, parquet, arrow"),
+        (
+            "stream.format=xls",
+            "stream.format='xls': format must be one of csv, tsv, jsonl, vw, libsvm, libffm, parquet, arrow",
+        ),
         ("expiry=3d", "expiry='3d': expiry must be such as Expire"),
     ],
 )

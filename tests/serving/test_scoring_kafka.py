@@ -1,6 +1,9 @@
 """Scoring a topic: each request has its result once, in the topic of results."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -143,3 +146,36 @@ def test_places_that_do_not_go_together_are_told():
         open_work("kafka://a:1/x?format=xml", "kafka://a:1/y", "g", **where)
     with pytest.raises(JobError, match="a topic is written kafka://host:port/topic"):
         open_work("kafka://a:1", "kafka://a:1/y", "g", **where)
+
+
+def test_a_process_that_is_killed_costs_no_request_and_scores_none_twice(trained, broker):
+    asked, scores = broker.create("asked-of-killed", 1), broker.create("scores-of-killed", 1)
+    broker.send(asked, requests(0, 600))
+    place = f"kafka://{broker.servers}"
+    options = [
+        *("--from", f"{place}/{asked}?{FAST}", "--to", f"{place}/{scores}", "--group", "killed"),
+        *("--start", "earliest", "--key", "request_id", "--max-rows", "10", "--every", "0"),
+    ]
+
+    def start(*more):
+        return subprocess.Popen(
+            [sys.executable, "-m", "onstream", "score", str(trained), *options, *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    with start() as killed:
+        # With lines due at once, one is printed after every transaction.
+        assert any(line.startswith("rows=200 ") for line in killed.stdout)
+        killed.kill()
+    # What is there, and how far the requests are done, are one fact.
+    [done] = broker.committed("killed", asked, 1)
+    assert 200 <= done < 600
+    assert [row["request_id"] for row in results(broker, scores)] == list(range(done))
+    with start("--end", "now") as other:
+        said, _ = other.communicate(timeout=clicks.BOUND_S)
+    assert other.returncode == 0, said
+    assert [row["request_id"] for row in results(broker, scores)] == list(range(600))
+    assert broker.committed("killed", asked, 1) == [600]

@@ -162,7 +162,7 @@ def read_choices(log: Log) -> Iterator[tuple[pa.RecordBatch, list[float | None]]
             yield rows, [rewards.get(key) for key in rows.column(KEY).to_pylist()]
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
 

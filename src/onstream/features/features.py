@@ -171,7 +171,9 @@ class Features:
         )
         late = [x for x in labels if (policy := labelling.policies.get(x.source)) and policy.columns]
         emission = [
-            slot for x in late for slot in emission_slots(x.source, x.name, labelling.key, required=x.required)
+            slot
+            for x in late
+            for slot in emission_slots(x.source, x.name, labelling.key, required=x.required)
         ]
         self._late = tuple(x.name for x in late)
         sources = [d.source for d in self._declarations] + [slot.column for slot in emission]

@@ -84,7 +84,7 @@ def open_predictor(exported: State, layout: Layout, *, allow_pickle: bool = Fals
     """
     # States written before there were kinds are PyTorch's.
     kind = exported.facts.get("kind", "torch") if isinstance(exported.facts, dict) else None
-    if kind in PICKLED and not allow_pickle:
+    if isinstance(kind, str) and kind in PICKLED and not allow_pickle:
         raise CheckpointError(
             f"the exported model is of the kind {kind!r}: opening it runs whatever code the checkpoint says; if you "
             f"trust those who wrote it, allow it by `onstream serve --allow-pickle`"

@@ -55,8 +55,8 @@ class Cache:
     Examples
     --------
     >>> from onstream import Files
-    >>> Cache(Files("clicks.parquet"), passes=3, window_rows=100_000)
-    Cache(Files('clicks.parquet'), passes=3, window_rows=100000)
+    >>> Cache(Files("clicks.parquet"), passes=3, window_rows=100_000).live
+    False
     """
 
     def __init__(

@@ -62,8 +62,8 @@ class Sample:
     Examples
     --------
     >>> from onstream import Files
-    >>> Sample(Files("clicks.parquet"), "clicked", negatives=0.1)
-    Sample(Files('clicks.parquet'), 'clicked', negatives=0.1)
+    >>> Sample(Files("clicks.parquet"), "clicked", negatives=0.1).live
+    False
     """
 
     def __init__(self, stream: Stream, label: str, *, negatives: float, key: str | None = None) -> None:

@@ -128,7 +128,8 @@ class Trainer:
         self._observer = observer
         self._warm_start = warm_start
         self._counts = _Counts()
-        self._kept_batches = 0
+        # Steps of this run, those without rows included: how a stream remembers is no matter of batches.
+        self._steps = self._kept_steps = 0
         self._features_state = features.state()
         self._source: Capture | None = None
         self._report = self.meter.report()
@@ -240,7 +241,7 @@ class Trainer:
     @property
     def _unkept(self) -> bool:
         """Whether there is something that no snapshot holds."""
-        return self._counts.batches > self._kept_batches
+        return self._steps > self._kept_steps
 
     def _read(self, stop: threading.Event) -> Iterator[Batch]:
         """Read, cut and encode; runs ahead of the learner in threads of its own."""
@@ -297,7 +298,8 @@ class Trainer:
                 self.tables.push(batch.keys, outcome.row_grads)
                 if not batch.again:
                     self.meter.update(outcome.predictions, batch)
-        counts.batches += 1
+        self._steps += 1
+        counts.batches += bool(batch.num_rows or batch.rejects)
         if batch.again:
             # What is wrong with these rows was told when they came first.
             counts.repeated += batch.num_rows
@@ -337,7 +339,7 @@ class Trainer:
         # Where no example has come yet: the first checkpoint holds what the job began with.
         self._warm_up(int(time.time()))
         replace, self._replace = self._replace, set()
-        self._kept_batches = self._counts.batches
+        self._kept_steps = self._steps
         exported = self.learner.export()
         return Snapshot(
             tables=self.tables.cut(),
@@ -414,7 +416,6 @@ class Trainer:
         self._share.load(log.states(manifest, "rejects"))
         letters.load(log.states(manifest, "letters"))
         self._counts = _Counts(**log.states(manifest, "trainer").facts)
-        self._kept_batches = self._counts.batches
         load_random_state(log.states(manifest, "random"))
         if self._guard and "guard" in manifest.states:
             self._guard.load(log.states(manifest, "guard"))
