@@ -249,3 +249,15 @@ def test_a_killed_sampler_leaves_whole_pairs_and_the_updater_learns_on(tmp_path)
     # What counted, and what waits, are all there is: samplers wait, so none was too old.
     assert model.rewards == manifest.positions["log"]
     assert 8 * (manifest.version - 1) == model.rewards
+
+
+def test_a_seed_that_comes_to_a_version_again_tries_something_new(tmp_path):
+    policy = point()
+    begin(policy, tmp_path)
+    for _ in range(3):
+        with Sampler(policy, tmp_path, seed=1) as sampler:
+            sampler.sample(2)
+    with Log(tmp_path / "rewards.db", follow=False) as log:
+        read = log.read({}, max_rows=100, stop=threading.Event())
+        keys = [key for chunk in read for key in chunk.batch["key"].to_pylist()]
+    assert len(set(keys)) == 6

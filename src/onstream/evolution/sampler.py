@@ -68,8 +68,8 @@ class Sampler:
     directory : path
         The model directory, which `onstream es init` began.
     seed : int, optional
-        Decides the keys that are drawn at each version; by default they differ each time. Samplers beside each
-        other need seeds of their own.
+        Decides, with the rewards that are there already, the keys that are drawn at each version; by default they
+        differ each time. Samplers beside each other need seeds of their own.
 
     Raises
     ------
@@ -146,7 +146,9 @@ class Sampler:
         self._positions = manifest.positions
         self._halves.clear()
         if changed and self._seed is not None:
-            self._generator = np.random.default_rng([self._seed, self.version])
+            # Who comes to a version again must not try the same, as if that told something new.
+            waiting = self._rewards.behind(self._positions)
+            self._generator = np.random.default_rng([self._seed, self.version, waiting])
         return changed
 
     def _take(self, model: Model) -> None:
