@@ -7,9 +7,11 @@ import pytest
 
 from onstream import Cache, Files, Id, Job, Label, Log, Torch
 from onstream.errors import JobError
+from tests.jobs.joined_job import joined_job, write_logs
 from tests.jobs.networks import Sum
 from tests.jobs.small import small_job, write_clicks
 from tests.jobs.stored import differences, model
+from tests.jobs.test_join_and_go_on import what_counts
 from tests.jobs.watch import EVERY_BATCH_S, run
 
 ROWS = 1_600
@@ -122,6 +124,21 @@ def test_a_job_stopped_three_times_ends_with_the_same_bits(source, tmp_path):
     for summary in (whole, end):
         assert summary.progress.examples == once.examples
         assert summary.progress.rejected == once.rejected
+
+
+def test_a_job_over_a_cached_join_stopped_again_and_again_ends_with_the_same_bits(tmp_path):
+    write_logs(tmp_path, 1_000)
+
+    def job(name):
+        made = joined_job(tmp_path, tmp_path / name)
+        return made.replace({"stream": Cache(made.stream, passes=3, window_rows=300)})
+
+    run(job("whole"))
+    # The second and third stop is among rows that are given again, which carry nothing that the join remembers.
+    for batches in (7, 2, 2, 8):
+        assert run(job("stopped"), reports=batches).summary.stopped
+    run(job("stopped"))
+    assert differences(what_counts(tmp_path / "whole"), what_counts(tmp_path / "stopped")) == []
 
 
 def test_later_passes_are_learned_and_no_metric_counts_them(source, tmp_path):

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from onstream import Log
+from onstream import Id, Log, Torch
 from onstream.checkpoints import CheckpointLog, LocalStore
 from onstream.errors import CheckpointError
-from tests.jobs.joined_job import joined_job, write_job, write_logs
+from onstream.serving.replica import Replica
+from tests.jobs.joined_job import Net, joined_job, write_job, write_logs
 from tests.jobs.stored import differences, model
 from tests.jobs.test_kill_and_go_on import run_until
 
@@ -42,6 +43,30 @@ def kill_often(tmp_path, kills, rows):
 
 def test_a_join_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
     kill_often(tmp_path, kills=3, rows=2_500)
+
+
+def test_a_run_that_learns_nothing_leaves_a_model_that_can_be_served(tmp_path):
+    write_logs(tmp_path, 200)
+    job = replace(joined_job(tmp_path, tmp_path / "model"), learner=Torch(Net))
+    for _ in range(2):
+        job.train()
+    log = CheckpointLog(LocalStore(tmp_path / "model"))
+    # Ends of inputs are seen again, so there is another version, though no example is new.
+    first, *_, last = log.versions()
+    assert first < last
+    replica = Replica(tmp_path / "model")
+    replica.poll()
+    with replica.reading() as version:
+        assert version.version == last
+
+
+def test_a_run_with_other_features_that_learns_nothing_keeps_no_network_of_the_old_ones(tmp_path):
+    write_logs(tmp_path, 200)
+    job = replace(joined_job(tmp_path, tmp_path / "model"), learner=Torch(Net))
+    job.train()
+    replace(job, features=[*job.features[:-1], Id("at", dim=1), job.features[-1]]).train()
+    log = CheckpointLog(LocalStore(tmp_path / "model"))
+    assert "network" not in log.newest().states
 
 
 def test_a_checkpoint_of_a_join_is_no_start_for_another_stream(tmp_path):

@@ -40,7 +40,7 @@ from onstream.trainer.progress import Observer, Progress, Summary
 from onstream.trainer.publish import Gate, Publisher
 from onstream.trainer.random_state import load_random_state, random_state, seed_random
 from onstream.trainer.settings import Settings
-from onstream.trainer.stored_states import StoredStates
+from onstream.trainer.stored_states import StoredCapture, StoredStates
 from onstream.trainer.warm_start import WarmStart
 
 __all__ = ["Trainer"]
@@ -70,6 +70,12 @@ class _Counts:
     rejected: int = 0
     dropped: int = 0
     event_time: int = 0
+
+
+def _features_of(facts: Mapping[str, Any]) -> Any:
+    """Return the features that a version was made with, as far as its facts tell."""
+    job = facts.get("job")
+    return job.get("features") if isinstance(job, Mapping) else None
 
 
 class Trainer:
@@ -132,6 +138,7 @@ class Trainer:
         self._steps = self._kept_steps = 0
         self._features_state = features.state()
         self._source: Capture | None = None
+        self._network: State | None = None
         self._report = self.meter.report()
         self._share = RejectShare(settings.max_bad_share)
         self._replace: set[str] = set()
@@ -281,6 +288,7 @@ class Trainer:
         counts = self._counts
         outcome = None
         if batch.num_rows:
+            self._network = None
             self._warm_up(batch.now)
             counts.event_time = max(counts.event_time, batch.now)
             ids_before = self._num_ids()
@@ -340,7 +348,7 @@ class Trainer:
         self._warm_up(int(time.time()))
         replace, self._replace = self._replace, set()
         self._kept_steps = self._steps
-        exported = self.learner.export()
+        exported = self.learner.export() or self._network
         return Snapshot(
             tables=self.tables.cut(),
             states={
@@ -419,6 +427,9 @@ class Trainer:
         load_random_state(log.states(manifest, "random"))
         if self._guard and "guard" in manifest.states:
             self._guard.load(log.states(manifest, "guard"))
+        if "network" in manifest.states and _features_of(manifest.facts) == _features_of(self._facts):
+            # The learner exports with its first batch; versions before that are to be served as well.
+            self._network = log.states(manifest, "network")
         self.positions = dict(manifest.positions)
         self._restore_stream(log, manifest)
         self._note(f"going on from checkpoint {manifest.version}, after {self._counts.examples:,} examples")
@@ -435,6 +446,7 @@ class Trainer:
                     f"remembers nothing; train with the stream of that checkpoint, or in another directory"
                 )
             self.stream.load(states)
+            self._source = StoredCapture(states)
 
     def _source_states(self) -> Mapping[str, State]:
         return self._source.states() if self._source else {}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from onstream.checkpoints import CheckpointLog, Manifest
 from onstream.contracts import State
 
-__all__ = ["StoredStates"]
+__all__ = ["StoredCapture", "StoredStates"]
 
 
 class StoredStates(Mapping[str, State]):
@@ -41,3 +41,30 @@ class StoredStates(Mapping[str, State]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+class StoredCapture:
+    """What a stream remembered in a version: it counts until the stream has said something newer.
+
+    Parameters
+    ----------
+    states : mapping of str to State
+
+    Notes
+    -----
+    Read when the first checkpoint is made that needs it, as long as the version is there, and kept from then on.
+    """
+
+    def __init__(self, states: Mapping[str, State]) -> None:
+        self._stored = states
+        self._read: dict[str, State] | None = None
+
+    def states(self) -> Mapping[str, State]:
+        """Return all of it, by name."""
+        if self._read is None:
+            self._read = dict(self._stored)
+        return self._read
+
+    def figures(self) -> dict[str, float]:
+        """Return nothing: no one has read the stream yet."""
+        return {}
