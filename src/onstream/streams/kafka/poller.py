@@ -104,6 +104,9 @@ class Poller:
                 "on_commit": self._commits.heard,
                 # Half a second is long for a message that could be learned now.
                 "fetch.wait.max.ms": 100,
+                # librdkafka waits a second once 100,000 messages lie there, which are read in a fraction of it.
+                "fetch.queue.backoff.ms": 10,
+                "fetch.message.max.bytes": 4 << 20,
                 "topic.metadata.refresh.interval.ms": 60_000,
             },
         )
