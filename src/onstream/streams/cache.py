@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,22 @@ class Cache:
         made = self._around(self.stream if placed is None else placed(folder))
         made.directory = made.directory or folder / PARTITION
         return made
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether the partitions of the stream come one after the other."""
+        return bool(getattr(self.stream, "in_turn", False))
+
+    def hold(self, partitions: Collection[str]) -> None:
+        """Let the stream give no more rows of these partitions until called again without them, if it can."""
+        hold = getattr(self.stream, "hold", None)
+        if hold is not None:
+            hold(partitions)
+
+    def expected_partitions(self) -> Collection[str]:
+        """Return the partitions that the stream will give, as far as it knows them before."""
+        expected = getattr(self.stream, "expected_partitions", None)
+        return () if expected is None else expected()
 
     def schema(self) -> pa.Schema:
         """Return the columns of the stream."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,22 @@ class Sample:
         """Return the same with the stream's files in a folder."""
         placed = getattr(self.stream, "placed", None)
         return self if placed is None else self.replace(stream=placed(folder))
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether the partitions of the stream come one after the other."""
+        return bool(getattr(self.stream, "in_turn", False))
+
+    def hold(self, partitions: Collection[str]) -> None:
+        """Let the stream give no more rows of these partitions until called again without them, if it can."""
+        hold = getattr(self.stream, "hold", None)
+        if hold is not None:
+            hold(partitions)
+
+    def expected_partitions(self) -> Collection[str]:
+        """Return the partitions that the stream will give, as far as it knows them before."""
+        expected = getattr(self.stream, "expected_partitions", None)
+        return () if expected is None else expected()
 
     def schema(self) -> pa.Schema:
         """Return the columns of the stream."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["KafkaWriter"]
 
 _WAIT_S = 0.1
+_TRANSACTION_S = 30.0
 _FENCED = ("_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH")
 _PUT_OUT = ("ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "REBALANCE_IN_PROGRESS", "FENCED_INSTANCE_ID")
 
@@ -64,8 +65,13 @@ class KafkaWriter:
         self._servers = servers
         self._name = name
         self._patience_s = patience_s
-        ours = {} if name is None else {"transactional.id": name}
-        ours["delivery.timeout.ms" if name is None else "transaction.timeout.ms"] = int(patience_s * 1000)  # type: ignore[assignment]
+        ours: dict[str, Any] = {"delivery.timeout.ms": int(patience_s * 1000)}
+        if name is not None:
+            # What a writer that died leaves open keeps readers of the whole partition waiting for so long.
+            ours = {
+                "transactional.id": name,
+                "transaction.timeout.ms": int(min(patience_s, _TRANSACTION_S) * 1000),
+            }
         self._producer = new_producer(servers, ClientConfig(config or {}), ours)
         self._failed: KafkaError | None = None
         self._ended = False
