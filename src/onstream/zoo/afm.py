@@ -33,13 +33,17 @@ class AFM(nn.Module):
     def forward(self, x: Inputs) -> Tensor:
         """Return logits (rows,)."""
         linear, v = x.stack()[..., 0].sum(1), x.stack()[..., 1:]  # (rows, features, dim - 1)
-        scores, bias = [], self.hidden(v.new_zeros(1, v.shape[2])).repeat(1, v.shape[1])
-        # W (one * other) is one (W * other): products of matrices, in blocks whose memory is soon used again.
-        for at in range(0, v.shape[1], 10):
-            one, other = v[:, : at + 10], v[:, at : at + 10]
-            mixed = (other.unsqueeze(2) * self.hidden.weight).flatten(1, 2)
-            hidden = (one @ mixed.transpose(1, 2)).add_(bias[:, : mixed.shape[1]]).relu_()
-            score = self.score(hidden.view(*hidden.shape[:2], other.shape[1], -1)).squeeze(3)
+        scores, bias = [], self.hidden(v.new_zeros(1, v.shape[2]))
+        # W (one * other) is (W * other) one: products of matrices, in blocks whose memory is soon used again. The bias
+        # is the weight of a constant 1.
+        weight = torch.cat([self.hidden.weight, bias.T], 1).unsqueeze(1)
+        constant = nn.functional.pad(v, (0, 1), value=1.0)
+        for at in range(0, v.shape[1], 13):
+            one, other = constant[:, : at + 13], constant[:, at : at + 13]
+            mixed = (other.unsqueeze(1) * weight).flatten(1, 2)
+            hidden = (mixed @ one.transpose(1, 2)).relu_().unflatten(1, (bias.shape[1], -1)).flatten(2)
+            score = self.score.weight.expand(v.shape[0], 1, -1) @ hidden
+            score = score.squeeze(1).unflatten(1, (other.shape[1], -1)).transpose(1, 2)
             scores.append(nn.functional.pad(score, (0, 0, 0, v.shape[1] - one.shape[1])))
         pairs = torch.cat(scores, 2)  # of which those above the diagonal count
         pairs = pairs.masked_fill(torch.ones_like(pairs[0]).tril() > 0, -torch.inf)
