@@ -12,7 +12,7 @@ class AFM(nn.Module):
     """Attentional factorization machine (Xiao et al. 2017): the pairs of an FM, weighed by a small network.
 
     Tells pairs that matter from those that are noise. The first number of a row is the id's weight, the others are its
-    vector.
+    vector. Pairs are made by products of matrices, since W (one * other) is (W * other) one.
 
     Parameters
     ----------
@@ -34,19 +34,15 @@ class AFM(nn.Module):
         """Return logits (rows,)."""
         linear, v = x.stack()[..., 0].sum(1), x.stack()[..., 1:]  # (rows, features, dim - 1)
         scores, bias = [], self.hidden(v.new_zeros(1, v.shape[2]))
-        # W (one * other) is (W * other) one: products of matrices, in blocks whose memory is soon used again. The bias
-        # is the weight of a constant 1.
         weight = torch.cat([self.hidden.weight, bias.T], 1).unsqueeze(1)
-        constant = nn.functional.pad(v, (0, 1), value=1.0)
-        for at in range(0, v.shape[1], 13):
+        constant = nn.functional.pad(v, (0, 1), value=1.0)  # whose weight is the bias
+        heads = self.score.weight.expand(v.shape[0], 1, -1)
+        for at in range(0, v.shape[1], 13):  # in blocks whose memory is soon used again
             one, other = constant[:, : at + 13], constant[:, at : at + 13]
-            mixed = (other.unsqueeze(1) * weight).flatten(1, 2)
-            hidden = (mixed @ one.transpose(1, 2)).relu_().unflatten(1, (bias.shape[1], -1)).flatten(2)
-            score = self.score.weight.expand(v.shape[0], 1, -1) @ hidden
-            score = score.squeeze(1).unflatten(1, (other.shape[1], -1)).transpose(1, 2)
+            h = ((other.unsqueeze(1) * weight).flatten(1, 2) @ one.transpose(1, 2)).relu_()
+            score = (heads @ h.unflatten(1, (bias.shape[1], -1)).flatten(2)).squeeze(1)
+            score = score.unflatten(1, (-1, one.shape[1])).transpose(1, 2)
             scores.append(nn.functional.pad(score, (0, 0, 0, v.shape[1] - one.shape[1])))
-        pairs = torch.cat(scores, 2)  # of which those above the diagonal count
-        pairs = pairs.masked_fill(torch.ones_like(pairs[0]).tril() > 0, -torch.inf)
+        pairs = torch.cat(scores, 2).masked_fill(v.new_ones(2 * v.shape[1:2]).tril() > 0, -torch.inf)
         weights = pairs.flatten(1).softmax(1).view_as(pairs)
-        attended = self.pooled((v * (weights @ v)).sum(1))
-        return linear + (self.numbers(x.numbers()) + attended).squeeze(1)
+        return linear + (self.pooled((v * (weights @ v)).sum(1)) + self.numbers(x.numbers())).squeeze(1)
