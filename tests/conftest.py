@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 # How long an example takes says nothing on a machine that does other work too.
-settings.register_profile("onstream", deadline=None, max_examples=60)
+settings.register_profile("onstream", deadline=None, max_examples=40)
 settings.load_profile("onstream")
 
 

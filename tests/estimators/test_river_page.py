@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from onstream.checkpoints import CheckpointLog, LocalStore
 
 PAGE = (Path(__file__).parents[2] / "docs/river.md").read_text()
 
 
+@pytest.mark.long
 def test_the_page_runs(tmp_path):
     programs = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     commands = [

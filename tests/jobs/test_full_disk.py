@@ -12,6 +12,7 @@ from tests.jobs.stored import differences, model
 from tests.jobs.watch import EVERY_BATCH_S, run
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_cannot_be_written_is_tried_again_then_ends_the_job_and_the_old_one_is_whole(
     tmp_path,
 ):

@@ -42,7 +42,7 @@ def kill_often(tmp_path, kills, rows):
 
 
 def test_a_join_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
-    kill_often(tmp_path, kills=3, rows=2_500)
+    kill_often(tmp_path, kills=2, rows=1_700)
 
 
 def test_a_run_that_learns_nothing_leaves_a_model_that_can_be_served(tmp_path):

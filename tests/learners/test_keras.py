@@ -41,7 +41,9 @@ def run_tests(backend, folder, *which):
     assert " passed" in ran.stdout
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "backend", ["torch", *(pytest.param(name, marks=pytest.mark.long) for name in ("jax", "tensorflow"))]
+)
 def test_the_learner_holds_on(backend, tmp_path):
     run_tests(backend, tmp_path, "-m", "not long", "-k", " or ".join(QUICK[backend]))
 

@@ -148,6 +148,7 @@ def test_places_that_do_not_go_together_are_told():
         open_work("kafka://a:1", "kafka://a:1/y", "g", **where)
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_costs_no_request_and_scores_none_twice(trained, broker):
     asked, scores = broker.create("asked-of-killed", 1), broker.create("scores-of-killed", 1)
     broker.send(asked, requests(0, 600))
