@@ -40,8 +40,8 @@ class AFM(nn.Module):
         for at in range(0, v.shape[1], 13):  # in blocks whose memory is soon used again
             one, other = constant[:, : at + 13], constant[:, at : at + 13]
             h = ((other.unsqueeze(1) * weight).flatten(1, 2) @ one.transpose(1, 2)).relu_()
-            score = (heads @ h.unflatten(1, (bias.shape[1], -1)).flatten(2)).squeeze(1)
-            score = score.unflatten(1, (-1, one.shape[1])).transpose(1, 2)
+            score = (heads @ h.view(v.shape[0], bias.shape[1], -1)).squeeze(1)
+            score = score.view(v.shape[0], -1, one.shape[1]).transpose(1, 2)
             scores.append(nn.functional.pad(score, (0, 0, 0, v.shape[1] - one.shape[1])))
         pairs = torch.cat(scores, 2).masked_fill(v.new_ones(2 * v.shape[1:2]).tril() > 0, -torch.inf)
         weights = pairs.flatten(1).softmax(1).view_as(pairs)
