@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from onstream import Log, load_job
+from onstream import load_job
 from onstream.cli_run import train_and_serve
 from onstream.terminal import LiveView
 
@@ -42,21 +42,23 @@ def main(examples: int, out: Path) -> None:
 
     @contextmanager
     def watching(served):
-        title = "onstream run examples/flights_live.py"
+        title = "onstream run examples/flights_join.py"
         views.append(Watcher(Console(file=io.StringIO()), title, served=served, examples=examples))
         yield views[0]
 
     with tempfile.TemporaryDirectory() as folder:
-        job = load_job(EXAMPLES / "flights_live.py")
-        changes = {
-            "directory": f"{folder}/flights-live",
-            "stream": Log(f"{folder}/log.db"),
-            "report_every_s": 0.5,
-        }
+        # The job keeps its logs and its model in the folder where it runs.
+        os.chdir(folder)
+        job = load_job(EXAMPLES / "flights_join.py").replace({"report_every_s": 0.5})
         options = ["--rest-port", "0", "--grpc-port", "-1", "--flight-port", PORT]
-        sender = [sys.executable, str(EXAMPLES / "send_flights.py"), "--address", f"grpc://127.0.0.1:{PORT}"]
+        sender = [
+            sys.executable,
+            str(EXAMPLES / "send_departures.py"),
+            "--address",
+            f"grpc://127.0.0.1:{PORT}",
+        ]
         with subprocess.Popen(sender, stdout=subprocess.DEVNULL) as sending:
-            train_and_serve(job.replace(changes), None, options, watching)
+            train_and_serve(job, None, options, watching)
             sending.terminate()
     # The last one is of the end, when the server has gone.
     console.print(views[0].pictures[-2])
@@ -64,4 +66,4 @@ def main(examples: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]).resolve())

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PAGE = (Path(__file__).parents[2] / "docs/choice.md").read_text()
 
 
+@pytest.mark.long
 def test_the_page_runs(tmp_path):
     blocks = re.findall(r"```(python|sh)\n(.*?)```", PAGE, re.DOTALL)
     kinds = [kind for kind, _ in blocks]

@@ -121,6 +121,7 @@ def share(broker, topic: str, tmp_path: Path, visits: int) -> None:
     assert any("another member has learned" in note for note in first.notes)
 
 
+@pytest.mark.long
 def test_a_trainer_that_takes_over_from_one_that_left_learns_what_is_left(broker, topic, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     broker.send(topic, messages(0, 1_000), partition=0)
