@@ -12,7 +12,8 @@ class AFM(nn.Module):
     """Attentional factorization machine (Xiao et al. 2017): the pairs of an FM, weighed by a small network.
 
     Tells pairs that matter from those that are noise. The first number of a row is the id's weight, the others are its
-    vector. Pairs are made by products of matrices, since W (one * other) is (W * other) one.
+    vector. The last vector of the paper is 1 and what is learned besides, times half of the features squared: so it
+    begins about as an FM. Pairs are made by products of matrices, since W (one * other) is (W * other) one.
 
     Parameters
     ----------
@@ -44,5 +45,5 @@ class AFM(nn.Module):
             score = score.view(v.shape[0], -1, one.shape[1]).transpose(1, 2)
             scores.append(nn.functional.pad(score, (0, 0, 0, v.shape[1] - one.shape[1])))
         pairs = torch.cat(scores, 2).masked_fill(v.new_ones(2 * v.shape[1:2]).tril() > 0, -torch.inf)
-        weights = pairs.flatten(1).softmax(1).view_as(pairs)
-        return linear + (self.pooled((v * (weights @ v)).sum(1)) + self.numbers(x.numbers())).squeeze(1)
+        attended = (v * (pairs.flatten(1).softmax(1).view_as(pairs) @ v)).sum(1) * (v.shape[1] ** 2 / 2)
+        return linear + attended.sum(1) + (self.pooled(attended) + self.numbers(x.numbers())).squeeze(1)
