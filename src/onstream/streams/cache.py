@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from onstream.contracts import Chunk, Keeping, Learned, Positions, State, Stateful, Stream
+from onstream.contracts import Chunk, Learned, Positions, Stream
 from onstream.errors import JobError
 from onstream.feedback import labelling_of
+from onstream.streams.around import Around
 from onstream.streams.cache_windows import Window, Windows
 from onstream.streams.chunks import slice_chunk
 
@@ -22,7 +20,7 @@ PARTITION = "cache"
 """The partition of rows that are given again; its position counts all that were."""
 
 
-class Cache:
+class Cache(Around):
     """Give the rows of a stream several times, window by window, decoding them once.
 
     For streams that are worth more than one pass: few examples, or costly to decode. Read `window_rows` rows,
@@ -66,12 +64,10 @@ class Cache:
         window_rows: int = 1_000_000,
         directory: str | Path | None = None,
     ) -> None:
-        if not isinstance(stream, Stream):
-            raise JobError(f"Cache: stream must be a Stream, got {type(stream).__name__}")
+        super().__init__(stream)
         for name, value, least in (("passes", passes, 2), ("window_rows", window_rows, 1)):
             if type(value) is not int or value < least:
                 raise JobError(f"Cache: {name} must be a whole number of at least {least}, got {value!r}")
-        self.stream = stream
         self.passes = passes
         self.window_rows = window_rows
         self.directory = None if directory is None else Path(directory)
@@ -85,14 +81,9 @@ class Cache:
         return f"Cache({self.stream!r}, passes={self.passes}, window_rows={self.window_rows})"
 
     @property
-    def live(self) -> bool:
-        """Whether the stream may be silent for long."""
-        return self.stream.live
-
-    @property
     def notes(self) -> list[str]:
         """What people should know of it and of its stream; taken away when told."""
-        inner = getattr(self.stream, "notes", None)
+        inner = super().notes
         while inner:
             self._own_notes.append(inner.pop(0))
         return self._own_notes
@@ -103,71 +94,16 @@ class Cache:
         names = ("stream", "passes", "window_rows", "directory")
         return {name: getattr(self, name) for name in names}
 
-    def replace(self, **changes: Any) -> Cache:
-        """Return the same with other parameters."""
-        return Cache(**{**self.settings, **changes})
-
-    def peek(self) -> Cache:
-        """Return the same for a look at its beginning, of which nobody hears."""
-        peek = getattr(self.stream, "peek", None)
-        return self if peek is None else self._around(peek())
-
-    def select(self, names: Sequence[str]) -> Cache:
-        """Return the same, decoding and keeping only these columns where the stream can."""
-        select = getattr(self.stream, "select", None)
-        return self if select is None else self._around(select(names))
-
     def placed(self, folder: Path) -> Cache:
         """Return the same with its files in a folder, unless it was told another."""
-        placed = getattr(self.stream, "placed", None)
-        made = self._around(self.stream if placed is None else placed(folder))
-        made.directory = made.directory or folder / PARTITION
-        return made
-
-    @property
-    def in_turn(self) -> bool:
-        """Whether the partitions of the stream come one after the other."""
-        return bool(getattr(self.stream, "in_turn", False))
-
-    def hold(self, partitions: Collection[str]) -> None:
-        """Let the stream give no more rows of these partitions until called again without them, if it can."""
-        hold = getattr(self.stream, "hold", None)
-        if hold is not None:
-            hold(partitions)
-
-    def expected_partitions(self) -> Collection[str]:
-        """Return the partitions that the stream will give, as far as it knows them before."""
-        expected = getattr(self.stream, "expected_partitions", None)
-        return () if expected is None else expected()
-
-    def schema(self) -> pa.Schema:
-        """Return the columns of the stream."""
-        return self.stream.schema()
-
-    def behind(self, positions: Positions) -> tuple[int, str] | None:
-        """Return how much of the stream lies after `positions`, repeats aside."""
-        return self.stream.behind(_without(positions))
-
-    def load(self, states: Mapping[str, State]) -> None:
-        """Let the stream go on from what it remembers."""
-        if isinstance(self.stream, Stateful):
-            self.stream.load(states)
+        made = super().placed(folder)
+        return made if made.directory else made.replace(directory=folder / PARTITION)
 
     def kept(self, positions: Positions) -> None:
-        """Remove the files of windows of which a checkpoint holds all passes."""
+        """Remove the files of windows of which a checkpoint holds all passes, and tell the stream."""
         if self._windows is not None:
             self._windows.drop_before(positions.get(PARTITION, 0))
-        if isinstance(self.stream, Keeping):
-            self.stream.kept(_without(positions))
-
-    def asks(self, positions: Positions) -> bool:
-        """Return whether the stream wants a checkpoint now."""
-        return isinstance(self.stream, Keeping) and self.stream.asks(_without(positions))
-
-    def release(self) -> None:
-        """Let the stream go."""
-        if isinstance(self.stream, Keeping):
-            self.stream.release()
+        super().kept(positions)
 
     def answer(self, learned: Learned) -> None:
         """Let those who asked the stream know, the first time that their rows are learned."""
@@ -198,7 +134,7 @@ class Cache:
         if window.num_rows >= self.window_rows or given:
             yield from self._again(window, given, max_rows, stop)
             window = windows.begin(window.after(self.passes))
-        for chunk in self.stream.read(_without(positions), max_rows=max_rows, stop=stop):
+        for chunk in self.stream.read(self._inner(positions), max_rows=max_rows, stop=stop):
             at = 0
             while True:
                 piece = slice_chunk(
@@ -227,11 +163,5 @@ class Cache:
                 if stop.is_set():
                     return
 
-    def _around(self, stream: Stream) -> Cache:
-        made = copy.copy(self)
-        made.stream = stream
-        return made
-
-
-def _without(positions: Positions) -> Positions:
-    return {name: position for name, position in positions.items() if name != PARTITION}
+    def _inner(self, positions: Positions) -> Positions:
+        return {name: position for name, position in positions.items() if name != PARTITION}

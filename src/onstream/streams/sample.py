@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from onstream.contracts import Chunk, Keeping, Positions, State, Stateful, Stream
+from onstream.contracts import Chunk, Positions, Stream
 from onstream.errors import ColumnError, JobError
 from onstream.feedback import Policy, chosen, labelling_of
+from onstream.streams.around import Around
 from onstream.streams.chunks import row_ends
 
 __all__ = ["Sample"]
@@ -23,7 +23,7 @@ __all__ = ["Sample"]
 _NEGATIVE_TEXTS = pa.array(["0", "false", "False", "FALSE"])
 
 
-class Sample:
+class Sample(Around):
     r"""Keep all rows of a stream whose label is positive, and a share of the others.
 
     Which negatives are kept follows from what they are called, so every replay keeps the same. What is predicted
@@ -67,8 +67,7 @@ class Sample:
     """
 
     def __init__(self, stream: Stream, label: str, *, negatives: float, key: str | None = None) -> None:
-        if not isinstance(stream, Stream):
-            raise JobError(f"Sample: stream must be a Stream, got {type(stream).__name__}")
+        super().__init__(stream)
         if not isinstance(label, str) or not label:
             raise JobError(f"Sample: label must be the name of a column, got {label!r}")
         number = isinstance(negatives, int | float) and not isinstance(negatives, bool)
@@ -77,7 +76,6 @@ class Sample:
         inner = labelling_of(stream)
         if label in inner.negatives_kept:
             raise JobError(f"Sample: negatives of {label!r} are left out already; say it once")
-        self.stream = stream
         self.label = label
         self.negatives = negatives
         self.key = inner.key if key is None else key
@@ -92,82 +90,13 @@ class Sample:
         return f"Sample({self.stream!r}, {self.label!r}, negatives={self.negatives!r})"
 
     @property
-    def live(self) -> bool:
-        """Whether the stream may be silent for long."""
-        return self.stream.live
-
-    @property
-    def notes(self) -> list[str]:
-        """What people should know of the stream."""
-        return getattr(self.stream, "notes", [])
-
-    @property
     def settings(self) -> Mapping[str, Any]:
         """The parameters by name."""
         return {"stream": self.stream, "label": self.label, "negatives": self.negatives, "key": self.key}
 
-    def replace(self, **changes: Any) -> Sample:
-        """Return the same with other parameters."""
-        return Sample(**{**self.settings, **changes})
-
-    def peek(self) -> Sample:
-        """Return the same for a look at its beginning, of which nobody hears."""
-        peek = getattr(self.stream, "peek", None)
-        return self if peek is None else self.replace(stream=peek())
-
     def select(self, names: Sequence[str]) -> Sample:
         """Return the same, decoding only these columns where the stream can, and those by which it chooses."""
-        select = getattr(self.stream, "select", None)
-        needed = [*names, self.label, *([self.key] if self.key else [])]
-        return self if select is None else self.replace(stream=select(tuple(dict.fromkeys(needed))))
-
-    def placed(self, folder: Path) -> Sample:
-        """Return the same with the stream's files in a folder."""
-        placed = getattr(self.stream, "placed", None)
-        return self if placed is None else self.replace(stream=placed(folder))
-
-    @property
-    def in_turn(self) -> bool:
-        """Whether the partitions of the stream come one after the other."""
-        return bool(getattr(self.stream, "in_turn", False))
-
-    def hold(self, partitions: Collection[str]) -> None:
-        """Let the stream give no more rows of these partitions until called again without them, if it can."""
-        hold = getattr(self.stream, "hold", None)
-        if hold is not None:
-            hold(partitions)
-
-    def expected_partitions(self) -> Collection[str]:
-        """Return the partitions that the stream will give, as far as it knows them before."""
-        expected = getattr(self.stream, "expected_partitions", None)
-        return () if expected is None else expected()
-
-    def schema(self) -> pa.Schema:
-        """Return the columns of the stream."""
-        return self.stream.schema()
-
-    def behind(self, positions: Positions) -> tuple[int, str] | None:
-        """Return how much of the stream lies after `positions`, rows to be left out among it."""
-        return self.stream.behind(positions)
-
-    def load(self, states: Mapping[str, State]) -> None:
-        """Let the stream go on from what it remembers."""
-        if isinstance(self.stream, Stateful):
-            self.stream.load(states)
-
-    def kept(self, positions: Positions) -> None:
-        """Tell the stream what is durable."""
-        if isinstance(self.stream, Keeping):
-            self.stream.kept(positions)
-
-    def asks(self, positions: Positions) -> bool:
-        """Return whether the stream wants a checkpoint now."""
-        return isinstance(self.stream, Keeping) and self.stream.asks(positions)
-
-    def release(self) -> None:
-        """Let the stream go."""
-        if isinstance(self.stream, Keeping):
-            self.stream.release()
+        return super().select([*names, self.label, *([self.key] if self.key else [])])
 
     def read(self, positions: Positions, *, max_rows: int, stop: threading.Event) -> Iterator[Chunk]:
         """Yield the rows that are kept, from `positions` on."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +11,7 @@ import pyarrow.compute as pc
 from onstream.streams.chunks import NO_COLUMNS, no_rows
 from onstream.streams.formats.arrow_claims import claims_of
 from onstream.streams.formats.arrow_plain import plain, plain_type
+from onstream.streams.formats.described import Described
 from onstream.streams.formats.format import (
     MAX_MESSAGE_BYTES,
     MAX_ROWS_PER_MESSAGE,
@@ -23,7 +22,7 @@ from onstream.streams.formats.format import (
     screen,
     shortened,
 )
-from onstream.streams.formats.inference import Inference, selected
+from onstream.streams.formats.inference import Inference
 from onstream.streams.misfits import misfit
 from onstream.streams.schemas import SchemaLike, as_schema
 
@@ -41,7 +40,7 @@ class _UnusableError(Exception):
 
 
 @dataclass(frozen=True, init=False)
-class ArrowIpc:
+class ArrowIpc(Described):
     """Read each message as an Arrow IPC stream or file with a schema of its own.
 
     Parameters
@@ -106,19 +105,7 @@ class ArrowIpc:
         check_limits(**limits)
         types = None if schema is None else as_schema(schema)
         facts = {"types": types, "columns": None, "_inference": Inference(types)} | limits
-        for name, value in facts.items():
-            object.__setattr__(self, name, value)
-
-    def select(self, names: Iterable[str]) -> ArrowIpc:
-        """Return the same format, decoding only these of its columns."""
-        chosen = copy.copy(self)
-        object.__setattr__(chosen, "columns", tuple(dict.fromkeys(names)))
-        return chosen
-
-    def schema(self) -> pa.Schema:
-        """Return the columns of every batch; empty as long as they are not known."""
-        known = self._inference.known()
-        return NO_COLUMNS if known is None else selected(known, self.columns)
+        self._keep(**facts)
 
     def decode(self, messages: Messages) -> Decoded:
         """Return the rows of some messages and why the others are none."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,10 @@ import pyarrow.compute as pc
 
 from onstream.core import decode_avro
 from onstream.errors import JobError
-from onstream.streams.chunks import NO_COLUMNS
 from onstream.streams.core_columns import to_array
 from onstream.streams.formats.avro_schema import AvroRecord, SchemaText, parse_schema
 from onstream.streams.formats.decimals import to_decimals
+from onstream.streams.formats.described import Described
 from onstream.streams.formats.format import (
     MAX_MESSAGE_BYTES,
     Decoded,
@@ -29,7 +27,7 @@ from onstream.streams.formats.format import (
     screen,
     shortened,
 )
-from onstream.streams.formats.inference import Inference, selected
+from onstream.streams.formats.inference import Inference
 from onstream.streams.formats.merge import merged
 from onstream.streams.formats.registry import Registry, RegistryLike, open_registry, unframed
 from onstream.streams.json_objects import MAX_DEPTH
@@ -48,7 +46,7 @@ Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, init=False)
-class Avro:
+class Avro(Described):
     """Read each message as one binary Avro record.
 
     Parameters
@@ -118,19 +116,7 @@ class Avro:
             "_registry": None if registry is None else open_registry(registry),
             "_inference": Inference(None if record is None else record.schema),
         }
-        for name, value in facts.items():
-            object.__setattr__(self, name, value)
-
-    def select(self, names: Iterable[str]) -> Avro:
-        """Return the same format, decoding only these of its columns."""
-        chosen = copy.copy(self)
-        object.__setattr__(chosen, "columns", tuple(dict.fromkeys(names)))
-        return chosen
-
-    def schema(self) -> pa.Schema:
-        """Return the columns of every batch; empty as long as they are not known."""
-        known = self._inference.known()
-        return NO_COLUMNS if known is None else selected(known, self.columns)
+        self._keep(**facts)
 
     def decode(self, messages: Messages) -> Decoded:
         """Return the rows of some messages and why the others are none."""

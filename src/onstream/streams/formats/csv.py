@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,8 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from onstream.errors import JobError
-from onstream.streams.chunks import NO_COLUMNS, no_rows
+from onstream.streams.chunks import no_rows
 from onstream.streams.delimited import DelimitedParser, Dialect, infer_types, split_header
+from onstream.streams.formats.described import Described
 from onstream.streams.formats.format import (
     MAX_MESSAGE_BYTES,
     MAX_ROWS_PER_MESSAGE,
@@ -23,7 +23,7 @@ from onstream.streams.formats.format import (
     screen,
     shortened,
 )
-from onstream.streams.formats.inference import Inference, selected
+from onstream.streams.formats.inference import Inference
 from onstream.streams.formats.lines import parse_lines, split_lines
 from onstream.streams.formats.merge import merged, with_columns
 from onstream.streams.schemas import SchemaLike, as_schema
@@ -35,7 +35,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, init=False)
-class Csv:
+class Csv(Described):
     """Read each message as the lines of a CSV or TSV text, a row each.
 
     Parameters
@@ -128,19 +128,7 @@ class Csv:
             "max_rows_per_message": max_rows_per_message,
             "_inference": Inference(types),
         }
-        for name, value in facts.items():
-            object.__setattr__(self, name, value)
-
-    def select(self, names: Iterable[str]) -> Csv:
-        """Return the same format, decoding only these of its columns."""
-        chosen = copy.copy(self)
-        object.__setattr__(chosen, "columns", tuple(dict.fromkeys(names)))
-        return chosen
-
-    def schema(self) -> pa.Schema:
-        """Return the columns of every batch; empty as long as they are not known."""
-        known = self._inference.known()
-        return NO_COLUMNS if known is None else selected(known, self.columns)
+        self._keep(**facts)
 
     def decode(self, messages: Messages) -> Decoded:
         """Return the rows of some messages and why the others, or some of their lines, are none."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from onstream.errors import JobError
 from onstream.streams.chunks import no_rows
+from onstream.streams.formats.described import Described
 from onstream.streams.formats.format import (
     MAX_MESSAGE_BYTES,
     MAX_ROWS_PER_MESSAGE,
@@ -33,7 +33,7 @@ _REASON_CHARACTERS = 200
 
 
 @dataclass(frozen=True, init=False)
-class Custom:
+class Custom(Described):
     """Read each message with a function.
 
     Parameters
@@ -97,14 +97,7 @@ class Custom:
             "max_message_bytes": max_message_bytes,
             "max_rows_per_message": max_rows_per_message,
         }
-        for name, value in facts.items():
-            object.__setattr__(self, name, value)
-
-    def select(self, names: Iterable[str]) -> Custom:
-        """Return the same format, keeping only these of its columns."""
-        chosen = copy.copy(self)
-        object.__setattr__(chosen, "columns", tuple(dict.fromkeys(names)))
-        return chosen
+        self._keep(**facts)
 
     def schema(self) -> pa.Schema:
         """Return the columns of every batch."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from onstream.streams.chunks import NO_COLUMNS
+from onstream.streams.formats.described import Described
 from onstream.streams.formats.format import (
     MAX_MESSAGE_BYTES,
     Decoded,
@@ -29,7 +28,7 @@ _INFERRED_FROM = 1000
 
 
 @dataclass(frozen=True, init=False)
-class Json:
+class Json(Described):
     """Read each message as one JSON object.
 
     Parameters
@@ -89,14 +88,7 @@ class Json:
             "max_depth": max_depth,
             "_inference": Inference(types),
         }
-        for name, value in facts.items():
-            object.__setattr__(self, name, value)
-
-    def select(self, names: Iterable[str]) -> Json:
-        """Return the same format, decoding only these of its columns."""
-        chosen = copy.copy(self)
-        object.__setattr__(chosen, "columns", tuple(dict.fromkeys(names)))
-        return chosen
+        self._keep(**facts)
 
     def schema(self) -> pa.Schema:
         """Return the columns of every batch; empty as long as they are not known."""

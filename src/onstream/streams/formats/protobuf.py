@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -15,6 +13,7 @@ import pyarrow as pa
 
 from onstream.errors import JobError, MissingExtraError
 from onstream.streams.chunks import no_rows
+from onstream.streams.formats.described import Described
 from onstream.streams.formats.format import (
     MAX_MESSAGE_BYTES,
     Decoded,
@@ -24,7 +23,7 @@ from onstream.streams.formats.format import (
     screen,
     shortened,
 )
-from onstream.streams.formats.inference import Inference, selected
+from onstream.streams.formats.inference import Inference
 from onstream.streams.formats.protobuf_types import Reader, column_of
 from onstream.streams.formats.registry import unframed
 from onstream.streams.json_objects import MAX_DEPTH
@@ -42,7 +41,7 @@ _MAX_INDEXES = 64
 
 
 @dataclass(frozen=True, init=False)
-class Protobuf:
+class Protobuf(Described):
     """Read each message as one Protobuf message of a known type.
 
     Parameters
@@ -126,20 +125,7 @@ class Protobuf:
             "_readers": readers,
             "_inference": Inference(pa.schema([(name, kind) for name, (kind, *_) in readers.items()])),
         }
-        for name, value in facts.items():
-            object.__setattr__(self, name, value)
-
-    def select(self, names: Iterable[str]) -> Protobuf:
-        """Return the same format, decoding only these of its columns."""
-        chosen = copy.copy(self)
-        object.__setattr__(chosen, "columns", tuple(dict.fromkeys(names)))
-        return chosen
-
-    def schema(self) -> pa.Schema:
-        """Return the columns of every batch."""
-        known = self._inference.known()
-        assert known is not None
-        return selected(known, self.columns)
+        self._keep(**facts)
 
     def decode(self, messages: Messages) -> Decoded:
         """Return the rows of some messages and why the others are none."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from onstream.errors import JobError
-from onstream.streams.chunks import NO_COLUMNS
+from onstream.streams.formats.described import Described
 from onstream.streams.formats.format import (
     MAX_MESSAGE_BYTES,
     MAX_ROWS_PER_MESSAGE,
@@ -27,7 +26,7 @@ __all__ = ["Libffm", "Libsvm", "VowpalWabbit"]
 
 
 @dataclass(frozen=True)
-class Libsvm:
+class Libsvm(Described):
     """Read each message as lines of libsvm text: ``label index:value index:value ...``.
 
     Parameters
@@ -57,12 +56,6 @@ class Libsvm:
     def __post_init__(self) -> None:
         """Check the limits."""
         check_limits(max_message_bytes=self.max_message_bytes, max_rows_per_message=self.max_rows_per_message)
-
-    def select(self, names: Iterable[str]) -> Libsvm:
-        """Return the same format, decoding only these of its columns."""
-        chosen = copy.copy(self)
-        object.__setattr__(chosen, "columns", tuple(dict.fromkeys(names)))
-        return chosen
 
     def schema(self) -> pa.Schema:
         """Return the columns of every batch."""
@@ -107,7 +100,7 @@ class Libffm(Libsvm):
 
 
 @dataclass(frozen=True, init=False)
-class VowpalWabbit:
+class VowpalWabbit(Described):
     """Read each message as lines of Vowpal Wabbit text: ``label weight 'tag |namespace feature:value ...``.
 
     Parameters
@@ -170,19 +163,7 @@ class VowpalWabbit:
             "max_rows_per_message": max_rows_per_message,
             "_inference": Inference(None if names is None else VowpalWabbitParser(names).schema),
         }
-        for name, value in facts.items():
-            object.__setattr__(self, name, value)
-
-    def select(self, names: Iterable[str]) -> VowpalWabbit:
-        """Return the same format, decoding only these of its columns."""
-        chosen = copy.copy(self)
-        object.__setattr__(chosen, "columns", tuple(dict.fromkeys(names)))
-        return chosen
-
-    def schema(self) -> pa.Schema:
-        """Return the columns of every batch; empty as long as they are not known."""
-        known = self._inference.known()
-        return NO_COLUMNS if known is None else selected(known, self.columns)
+        self._keep(**facts)
 
     def decode(self, messages: Messages) -> Decoded:
         """Return the rows of some messages and why some of their lines are none."""
