@@ -1,5 +1,6 @@
 """The networks of the zoo compute what their papers say, and can be served."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -53,12 +54,13 @@ def test_parameters_of_a_network_without_numbers_begin_as_the_seed_says():
 
 
 def both(network: torch.nn.Module, layout: Layout) -> tuple[Inputs, torch.Tensor]:
-    """Return inputs whose rows take gradients, and the rows."""
+    """Return inputs in double precision whose rows take gradients, and the rows."""
     torch.manual_seed(0)
     batch, rows = drawn(layout, 6)
-    leaves = {name: torch.from_numpy(array).requires_grad_() for name, array in rows.items()}
+    batch = replace(batch, numbers=batch.numbers.astype(np.float64))
+    leaves = {name: torch.from_numpy(array).double().requires_grad_() for name, array in rows.items()}
     x = gather_inputs(layout, batch, leaves)
-    network(x)
+    network.double()(x)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return x, leaves["t"]
@@ -68,14 +70,11 @@ def check(network, layout, expected):
     """Compare logits, and the gradients of their squares, with what a formula gives."""
     x, rows = both(network, layout)
     outputs = [network(x), expected(network, x)]
-    torch.testing.assert_close(
-        *outputs, rtol=1e-5, atol=1e-5 * max(1.0, float(outputs[1].detach().abs().max()))
-    )
+    torch.testing.assert_close(*outputs, rtol=1e-11, atol=1e-11)
     over = [rows, *network.parameters()]
     grads = [torch.autograd.grad(o.square().sum(), over, retain_graph=True) for o in outputs]
     for found, wanted in zip(*grads, strict=True):
-        # Sums of many terms differ by what the largest of them is rounded by.
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * max(1.0, float(wanted.abs().max())))
+        torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
 
 
 def rest(network, x):
