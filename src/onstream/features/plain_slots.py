@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from onstream.features.columns import hash_ids, read_lists, read_numbers, read_values, segment_sums
-from onstream.features.slots import Draft, Fault, hash_faults, number_faults
+from onstream.features.columns import hash_ids, read_lists, read_numbers, read_values
+from onstream.features.slots import Draft, Fault, hash_faults, list_faults, number_faults
 
 __all__ = ["PlainBucketSlot", "PlainIdSlot", "PlainListSlot"]
 
@@ -70,13 +70,4 @@ class PlainListSlot:
         draft.plain[self.name][rows] = [
             values[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)
         ]
-        faults = []
-        too_long = lengths > self.max_length
-        if too_long.any():
-            faults.append(Fault(f"column {self.column!r}: more than {self.max_length} elements", too_long))
-        if codes is not None:
-            faults += [
-                Fault(reason, segment_sums(bad, lengths) > 0)
-                for reason, bad in hash_faults(self.column, codes)
-            ]
-        return faults
+        return list_faults(self.column, self.max_length, lengths, codes)

@@ -37,6 +37,7 @@ __all__ = [
     "TimeSlot",
     "WeightSlot",
     "hash_faults",
+    "list_faults",
     "number_faults",
 ]
 
@@ -199,16 +200,7 @@ class ListSlot:
         else:
             draft.lengths[self.name][rows] = lengths
             draft.pieces[self.name].append(keys)
-        faults = []
-        too_long = lengths > self.max_length
-        if too_long.any():
-            faults.append(Fault(f"column {self.column!r}: more than {self.max_length} elements", too_long))
-        if codes is not None:
-            faults += [
-                Fault(reason, segment_sums(elements, lengths) > 0)
-                for reason, elements in hash_faults(self.column, codes)
-            ]
-        return faults
+        return list_faults(self.column, self.max_length, lengths, codes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +347,17 @@ def hash_faults(column: str, codes: npt.NDArray[np.uint8]) -> list[Fault]:
     """Return what is wrong with a column of ids, by the codes of `onstream.core.hash_column`."""
     faults = (Fault(f"column {column!r}: {why}", codes == code) for code, why in _HASH_FAULTS.items())
     return [fault for fault in faults if fault.rows.any()]
+
+
+def list_faults(
+    column: str, max_length: int, lengths: npt.NDArray[np.int64], codes: npt.NDArray[np.uint8] | None
+) -> list[Fault]:
+    """Return what is wrong with a column of lists, by their lengths and the codes of their elements."""
+    too_long = lengths > max_length
+    faults = [Fault(f"column {column!r}: more than {max_length} elements", too_long)] if too_long.any() else []
+    if codes is not None:
+        faults += [Fault(why, segment_sums(bad, lengths) > 0) for why, bad in hash_faults(column, codes)]
+    return faults
 
 
 def number_faults(column: str, bad: Mask | None, too_large: Mask) -> list[Fault]:
