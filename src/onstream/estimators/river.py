@@ -27,12 +27,20 @@ __all__ = ["RiverClassifier", "RiverRegressor"]
 class _Learning:
     """What classifier and regressor have in common: the model, made when it is first asked."""
 
-    features: Sequence[Declaration] | None
-    learner: Learner | None
-    factors: int
-    lr: float
-    seed: int
-    _model: Model | None
+    def __init__(
+        self,
+        features: Sequence[Declaration] | None = None,
+        learner: Learner | None = None,
+        factors: int = 4,
+        lr: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        self.features = features
+        self.learner = learner
+        self.factors = factors
+        self.lr = lr
+        self.seed = seed
+        self._model: Model | None = None
 
     @classmethod
     def of_job(cls, job: Job, **params: Any) -> Self:
@@ -109,13 +117,8 @@ class RiverClassifier(_Learning, base.MiniBatchClassifier):
         lr: float = 0.1,
         seed: int = 0,
     ) -> None:
-        self.features = features
-        self.learner = learner
+        super().__init__(features, learner, factors, lr, seed)
         self.classes = classes
-        self.factors = factors
-        self.lr = lr
-        self.seed = seed
-        self._model = None
         self._seen: list[Any] = []
 
     @property
@@ -200,21 +203,6 @@ class RiverRegressor(_Learning, base.MiniBatchRegressor):
     MAE: 0.460497
 
     """
-
-    def __init__(
-        self,
-        features: Sequence[Declaration] | None = None,
-        learner: Learner | None = None,
-        factors: int = 4,
-        lr: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        self.features = features
-        self.learner = learner
-        self.factors = factors
-        self.lr = lr
-        self.seed = seed
-        self._model = None
 
     def learn_one(self, x: dict[Any, Any], y: float, w: float = 1.0) -> None:
         """Learn one row."""

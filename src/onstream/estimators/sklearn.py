@@ -33,13 +33,23 @@ __all__ = ["SklearnClassifier", "SklearnRegressor"]
 class _Learning(BaseEstimator):
     """What classifier and regressor have in common: examples, steps, and passes over them."""
 
-    features: Sequence[Declaration] | None
-    learner: Learner | None
-    factors: int
-    lr: float
-    batch_size: int
-    epochs: int
-    random_state: int | np.random.RandomState | None
+    def __init__(
+        self,
+        features: Sequence[Declaration] | None = None,
+        learner: Learner | None = None,
+        factors: int = 4,
+        lr: float = 0.1,
+        batch_size: int = 32,
+        epochs: int = 10,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.features = features
+        self.learner = learner
+        self.factors = factors
+        self.lr = lr
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.random_state = random_state
 
     @classmethod
     def of_job(cls, job: Job, **params: Any) -> Self:
@@ -141,24 +151,6 @@ class SklearnClassifier(ClassifierMixin, _Learning):
     >>> bool(model.score(X[400:], y[400:]) > 0.9)
     True
     """
-
-    def __init__(
-        self,
-        features: Sequence[Declaration] | None = None,
-        learner: Learner | None = None,
-        factors: int = 4,
-        lr: float = 0.1,
-        batch_size: int = 32,
-        epochs: int = 10,
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        self.features = features
-        self.learner = learner
-        self.factors = factors
-        self.lr = lr
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Begin anew and go over the rows `epochs` times."""
@@ -262,24 +254,6 @@ class SklearnRegressor(RegressorMixin, _Learning):
     >>> bool(SklearnRegressor().fit(X[:300], y[:300]).score(X[300:], y[300:]) > 0.4)
     True
     """
-
-    def __init__(
-        self,
-        features: Sequence[Declaration] | None = None,
-        learner: Learner | None = None,
-        factors: int = 4,
-        lr: float = 0.1,
-        batch_size: int = 32,
-        epochs: int = 10,
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        self.features = features
-        self.learner = learner
-        self.factors = factors
-        self.lr = lr
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Begin anew and go over the rows `epochs` times."""
