@@ -2,10 +2,11 @@
 
 from onstream.checkpoints.compact import due, merge
 from onstream.checkpoints.files import StoredFile
-from onstream.checkpoints.log import CheckpointLog, Lockable, Snapshot
+from onstream.checkpoints.log import CheckpointLog
 from onstream.checkpoints.manifest import Chain, Manifest
 from onstream.checkpoints.segments import SegmentFile, TableShape, read_segment, write_segment
-from onstream.checkpoints.store import LocalStore
+from onstream.checkpoints.snapshot import Snapshot
+from onstream.checkpoints.store import LocalStore, Lockable
 from onstream.checkpoints.tags import Move, Tag, is_tag_name
 from onstream.checkpoints.writer import CheckpointWriter
 

@@ -16,7 +16,7 @@ from onstream.checkpoints.store import is_file_name, is_text
 from onstream.contracts import Positions, Store
 from onstream.errors import CheckpointError, DamagedError
 
-__all__ = ["Chain", "Manifest", "manifest_name", "manifest_version", "plain", "read_manifest"]
+__all__ = ["Chain", "Manifest", "manifest_name", "manifest_versions", "plain", "read_manifest"]
 
 FORMAT = 1
 
@@ -143,10 +143,10 @@ def manifest_name(version: int) -> str:
     return f"manifests/{version:020d}.json"
 
 
-def manifest_version(name: str) -> int | None:
-    """Return the version of a manifest's file name, None for other names."""
-    found = _FILE.fullmatch(name)
-    return int(found[1]) if found else None
+def manifest_versions(store: Store) -> list[int]:
+    """Return the numbers of all manifests in a store, oldest first, damaged ones included."""
+    found = map(_FILE.fullmatch, store.names("manifests/"))
+    return [int(name[1]) for name in found if name]
 
 
 def read_manifest(store: Store, version: int) -> Manifest:

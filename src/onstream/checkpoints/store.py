@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
 import stat
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from io import FileIO
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from onstream.contracts import Store
 from onstream.errors import CheckpointError
 
-__all__ = ["LocalStore", "is_file_name", "is_text"]
+__all__ = ["LocalStore", "Lockable", "is_file_name", "is_text", "locked"]
 
 _TEMPORARY = ".tmp"
 
@@ -190,6 +194,24 @@ class LocalStore:
                 f"file name {name!r} leads out of {str(self.root)!r} to {real!r}; remove the link"
             )
         return path
+
+
+@runtime_checkable
+class Lockable(Protocol):
+    """A store that can keep a second writer out, as `LocalStore` does."""
+
+    def lock(self, name: str, *, wait: bool = False) -> AbstractContextManager[Any]:
+        """Take an exclusive lock, let go on exit; raise CheckpointError if another has it."""
+
+    def sweep(self) -> int:
+        """Remove what unfinished writes left behind."""
+
+
+def locked(store: Store, name: str, *, wait: bool) -> AbstractContextManager[Any]:
+    """Take a lock of the store; a store without locks needs none."""
+    if isinstance(store, Lockable):
+        return store.lock(name, wait=wait)
+    return contextlib.nullcontext()
 
 
 def is_file_name(name: str) -> bool:

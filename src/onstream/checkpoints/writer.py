@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import Self
 
-from onstream.checkpoints.log import CheckpointLog, Snapshot
+from onstream.checkpoints.log import CheckpointLog
 from onstream.checkpoints.manifest import Manifest
+from onstream.checkpoints.snapshot import Snapshot
 from onstream.errors import CheckpointError
 
 __all__ = ["CheckpointWriter"]
