@@ -1,0 +1,46 @@
+"""The facts that pass between rooms, and the protocols of what plugs in.
+
+Rooms on one floor do not import each other; they meet here. The way of one batch::
+
+    Stream.read -> Chunk -> (features) -> Batch -> RowTable.pull -> Learner.learn -> RowTable.push
+"""
+
+from onstream.contracts.batches import Batch, Emission, FeedbackPolicy, Field, Label, Layout, Phase, Task
+from onstream.contracts.learners import Answering, Learned, Learner, Outcome, WarmStarting
+from onstream.contracts.stores import Store
+from onstream.contracts.streams import Capture, Chunk, Keeping, Reject, Stateful, Stream
+from onstream.contracts.tables import Delta, RowPolicy, RowTable, TableSpec
+from onstream.contracts.values import Array, Keys, Positions, Predictions, Rows, State
+
+__all__ = [
+    "Answering",
+    "Array",
+    "Batch",
+    "Capture",
+    "Chunk",
+    "Delta",
+    "Emission",
+    "FeedbackPolicy",
+    "Field",
+    "Keeping",
+    "Keys",
+    "Label",
+    "Layout",
+    "Learned",
+    "Learner",
+    "Outcome",
+    "Phase",
+    "Positions",
+    "Predictions",
+    "Reject",
+    "RowPolicy",
+    "RowTable",
+    "Rows",
+    "State",
+    "Stateful",
+    "Store",
+    "Stream",
+    "TableSpec",
+    "Task",
+    "WarmStarting",
+]
