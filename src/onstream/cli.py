@@ -26,7 +26,7 @@ from onstream.cli_run import train_and_serve
 from onstream.cli_scoring import score
 from onstream.cli_serving import serve
 from onstream.errors import JobError, OnstreamError
-from onstream.features import Declaration, guess
+from onstream.features import Declaration, Feature, guess, leaking
 from onstream.job import Job, load_job
 from onstream.serving.beside import Status
 from onstream.streams import Files
@@ -83,7 +83,8 @@ def init(
     if source is None:
         text = job_text(str(path), template, str(sample), directory)
     else:
-        text = job_text(str(path), template, source, directory, _guessed(source))
+        features, left_out = _guessed(source)
+        text = job_text(str(path), template, source, directory, features, left_out=left_out)
     if module := hidden_by(path, text):
         raise JobError(f"{path} would hide the module {module!r} from what imports it; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -362,11 +363,15 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     return parsed
 
 
-def _guessed(source: str) -> list[Declaration]:
+def _guessed(source: str) -> tuple[list[Declaration], list[str]]:
+    """Return what the columns of a source may mean, and those that tell the label and are left out."""
     files = Files(source)
     for chunk in files.read({}, max_rows=_SAMPLE_ROWS, stop=threading.Event()):
         if chunk.batch.num_rows:
-            return guess(chunk.batch.schema, pa.Table.from_batches([chunk.batch]))
+            guessed = guess(chunk.batch.schema, pa.Table.from_batches([chunk.batch]))
+            known = leaking(guessed, chunk.batch)
+            kept = [d for d in guessed if d.name not in known]
+            return (kept, known) if any(isinstance(d, Feature) for d in kept) else (guessed, [])
     raise JobError(f"{source} has no rows to guess features from")
 
 

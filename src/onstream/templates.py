@@ -7,6 +7,7 @@ import math
 import random
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -272,7 +273,13 @@ def template_of(name: str) -> Template:
 
 
 def job_text(
-    name: str, template: str, stream: str, directory: str, features: Sequence[Declaration] | None = None
+    name: str,
+    template: str,
+    stream: str,
+    directory: str,
+    features: Sequence[Declaration] | None = None,
+    *,
+    left_out: Sequence[str] = (),
 ) -> str:
     """Return the text of a job file.
 
@@ -288,6 +295,8 @@ def job_text(
         Where the model is kept.
     features : sequence of Declaration, optional
         What is in the stream; by default, what is in the template's sample data.
+    left_out : sequence of str
+        Columns that are no features because they tell the label, for a comment.
 
     Raises
     ------
@@ -314,7 +323,7 @@ from onstream import {", ".join(sorted(names))}
 
 job = Job(
     stream=Files({_quoted(stream)}),
-{_listed("features=", declared)}\
+{_left_out(left_out)}{_listed("features=", declared)}\
     learner={chosen.learner}({made}, optimizer="adam", lr=1e-3),
     directory={_quoted(directory)},
     batch_size={chosen.batch_size},
@@ -337,6 +346,17 @@ def write_sample(path: Path, template: str = "deepfm", rows: int | None = None) 
     """Write made-up examples for a template, so that a new job file has something to learn from."""
     chosen = template_of(template)
     chosen.write(path, rows or chosen.rows)
+
+
+def _left_out(columns: Sequence[str]) -> str:
+    """Return a comment on columns that are no features; nothing if there are none."""
+    if not columns:
+        return ""
+    told = (
+        f"Left out: {', '.join(columns)}. In the first rows, each alone tells the label, or whether there is one, as "
+        f"what is known only afterwards does."
+    )
+    return textwrap.indent(textwrap.fill(told, _WIDTH - 6), "    # ") + "\n"
 
 
 def _listed(before: str, items: Sequence[str]) -> str:

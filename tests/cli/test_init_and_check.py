@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -76,6 +77,21 @@ def test_a_template_takes_its_features_from_a_source(onstream, sources, tmp_path
         Tensor("image", (1, 28, 28), scale=1 / 255),
         Label("shape", "class", classes=4),
     ]
+
+
+def test_columns_that_tell_the_label_are_no_features_of_a_new_job(onstream):
+    draw = np.random.default_rng(0)
+    stayed, price = draw.exponential(10, 500), draw.lognormal(3, 1, 500)
+    columns = {"price": price, "seconds": stayed, "click": (stayed > 20).astype(int)}
+    pq.write_table(pa.table(columns), "visits.parquet")
+    onstream.fine("init", "job.py", "--from", "visits.parquet")
+    assert [f.name for f in load_job("job.py").features] == ["price", "click"]
+    assert "    # Left out: seconds. In the first rows" in Path("job.py").read_text()
+    # Somebody may want a model of all that there is.
+    pq.write_table(pa.table(columns).drop(["price"]), "visits.parquet")
+    onstream.fine("init", "job.py", "--from", "visits.parquet", "--force")
+    assert [f.name for f in load_job("job.py").features] == ["seconds", "click"]
+    assert "Left out" not in Path("job.py").read_text()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from onstream.features.declarations import (
 )
 from onstream.features.features import Features, Place
 from onstream.features.guess import guess, render
+from onstream.features.leaks import leaking
 
 __all__ = [
     "Declaration",
@@ -29,5 +30,6 @@ __all__ = [
     "Tensor",
     "Weight",
     "guess",
+    "leaking",
     "render",
 ]

@@ -1,0 +1,91 @@
+"""Columns that know the label: what a row holds only once its outcome is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from onstream.features.columns import read_numbers
+from onstream.features.declarations import Declaration, Id, Label, Number
+
+__all__ = ["leaking"]
+
+Places: TypeAlias = npt.NDArray[np.int64]
+
+# Fewer rows with another label than most are too few to judge by.
+_FEWEST = 20
+
+# Share of them that may be taken for the others, besides two at the bound of a number.
+_WRONG = 0.01
+
+# Correlation of ranks of a column that is the label in other words.
+_COPY = 0.9999
+
+# An `Id` of more values in the sample can know its rows one by one.
+_MOST_VALUES = 100
+
+
+def leaking(declarations: Sequence[Declaration], sample: pa.RecordBatch) -> list[str]:
+    """Return the features of which one value alone decides the label of a row, or whether it has one.
+
+    Parameters
+    ----------
+    declarations : sequence of Declaration
+        With one label, as `guess` returns them.
+    sample : pyarrow.RecordBatch
+        Some rows; a few thousand are enough.
+
+    Notes
+    -----
+    Half of the rows tell the label of the value that is nearest, and the other half whether that is right: at most two
+    rows may be wrong, and 1 % of those that do not have the most frequent label, of which there must be 20. A feature
+    of a real label leaks if it puts the rows in the same order. What decides only together with other columns is not
+    found.
+    """
+    label = next(d for d in declarations if isinstance(d, Label))
+    truth = _places(sample.column(label.source), label)
+    known = np.asarray(sample.column(label.source).is_valid())
+    found = []
+    for feature in declarations:
+        if not isinstance(feature, Id | Number):
+            continue
+        values = _places(sample.column(feature.source), feature)
+        if isinstance(feature, Id) and values.max(initial=0) >= _MOST_VALUES:
+            continue
+        same = _same_order if label.task == "real" else _decides
+        if same(values[known], truth[known]) or _decides(values, known.astype(np.int64)):
+            found.append(feature.name)
+    return found
+
+
+def _places(column: pa.Array, declaration: Declaration) -> Places:
+    """Return the place of each value among the different ones: in order if they are numbers, as they come if not."""
+    if isinstance(declaration, Number) or (isinstance(declaration, Label) and declaration.task == "real"):
+        return np.unique(read_numbers(column)[0], return_inverse=True)[1]
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return np.asarray(column.dictionary_encode(null_encoding="encode").indices, np.int64)
+
+
+def _decides(values: Places, truth: Places) -> bool:
+    """Return whether rows with near values have the same truth."""
+    if not len(values):
+        return False
+    order = np.argsort(values[::2], kind="stable")
+    known, asked = values[::2][order], values[1::2]
+    right = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+    left = np.maximum(right - 1, 0)
+    nearest = np.where(np.abs(asked - known[left]) < np.abs(known[right] - asked), left, right)
+    others = truth[1::2] != np.bincount(truth).argmax()
+    wrong = truth[::2][order][nearest] != truth[1::2]
+    return bool(others.sum() >= _FEWEST and wrong.sum() <= 2 + _WRONG * others.sum())
+
+
+def _same_order(values: Places, truth: Places) -> bool:
+    if len(values) < _FEWEST or values.max() == values.min() or truth.max() == truth.min():
+        return False
+    return bool(abs(np.corrcoef(values, truth)[0, 1]) >= _COPY)
