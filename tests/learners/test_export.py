@@ -60,6 +60,23 @@ def test_an_exported_network_predicts_as_the_learner(name, precision):
                 np.testing.assert_array_equal(found[label], values)
 
 
+def test_bfloat16_is_float32_where_the_processor_has_none(monkeypatch):
+    learner, layout = trained("deepfm", precision="bf16")
+    example = drawn(layout, 100)
+
+    def predicted(exported: State) -> np.ndarray:
+        network = ExportedNetwork(exported, layout)
+        network.load(State(weights(learner)))
+        return network.predict(*example)["click"]
+
+    full = predicted(trained("deepfm", precision="fp32")[0].export())
+    monkeypatch.setattr("onstream.learners.archive.has_bfloat16", lambda: False)
+    np.testing.assert_array_equal(predicted(learner.export()), full)
+    monkeypatch.setattr("onstream.learners.archive.has_bfloat16", lambda: True)
+    assert not np.array_equal(predicted(learner.export()), full)
+    np.testing.assert_allclose(predicted(learner.export()), full, atol=2e-2)
+
+
 def test_no_rows_give_no_predictions():
     learner, layout = trained("several labels")
     exported = ExportedNetwork(learner.export(), layout)

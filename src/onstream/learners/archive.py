@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from onstream.errors import CheckpointError
+from onstream.learners.bfloat import has_bfloat16
 from onstream.learners.graph import Graph, Region, Slot, Step
 
 __all__ = ["Archive", "Input", "open_archive"]
@@ -247,6 +248,8 @@ def _region(node: Mapping[str, Any], places: dict[str, int]) -> Step:
         device, dtype, enabled, _ = options
         if device != "cpu" or not isinstance(enabled, bool):
             raise _refused(f"autocast for {device!r}")
+        # What is emulated is slower, and no nearer to what was learned.
+        enabled = enabled and (dtype != torch.bfloat16 or has_bfloat16())
         # Every call casts anew: a cast of weights that are kept would outlive them.
         region = Region(
             graph,
