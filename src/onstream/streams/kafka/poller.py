@@ -13,6 +13,7 @@ from onstream.errors import StreamError
 from onstream.streams.kafka.client import name_of, new_consumer, place_of, topic_partition
 from onstream.streams.kafka.commits import Commits
 from onstream.streams.kafka.discovery import partitions_of, starts_of
+from onstream.streams.kafka.ends import Ends
 from onstream.streams.kafka.fetched import Ended, Fetched
 from onstream.streams.kafka.handover import Handover
 from onstream.streams.kafka.offsets import Begin, begin_at, lost
@@ -30,7 +31,6 @@ T = TypeVar("T")
 _POLL_S = 0.05
 _CALL_S = 2.0
 _JOIN_S = 15.0
-_ENDS_S = 0.5
 
 # A learner that takes nothing for this long has its partitions paused. Pausing drops what librdkafka has fetched
 # ahead, so a learner that is only slower than the broker must not cause it.
@@ -88,9 +88,7 @@ class Poller:
         self.stalled = False
         self._commits = Commits(stream.group, note)
         self._look_at = 0.0
-        self._ends: Positions = {}
-        self._first_ends: Positions = {}
-        self._ends_due = 0.0
+        self.ends = Ends()
         self._begun = False
         self.member: object | None = None
         self.settled = False
@@ -124,13 +122,6 @@ class Poller:
         """Fetch nothing of these partitions, until the next call."""
         self._fetched.hold(partitions)
         self._held = frozenset(partitions)
-
-    def end_of(self, partition: str, *, at_first: bool = False) -> int | None:
-        """Return the offset after the newest message, as the broker said last or when it was first asked for some.
-
-        None as long as it has not.
-        """
-        return (self._first_ends if at_first else self._ends).get(partition)
 
     def idle(self) -> None:
         """Fetch no more, but keep the place in the group, so that what was given can be kept and committed."""
@@ -186,7 +177,7 @@ class Poller:
         first = self._consumer.poll(_POLL_S)
         self._raise_failure()
         if first is None:
-            self._look_at_ends()
+            self.ends.look(self._consumer, self._own)
             if self._patience.tried:
                 self._probe()
             return
@@ -195,7 +186,7 @@ class Poller:
         others = [message for message in messages if message.error() is not None]
         if others:
             messages = [message for message in messages if message.error() is None]
-        self._look_at_ends()
+        self.ends.look(self._consumer, self._own)
         if messages:
             self._patience.answered()
             self._fetched.put(messages)
@@ -255,20 +246,6 @@ class Poller:
         finally:
             if collects:
                 gc.enable()
-
-    def _look_at_ends(self, *, at_once: bool = False) -> None:
-        """Keep what the broker said of the ends of partitions.
-
-        Nobody else may ask the consumer: its calls wait for each other, and this thread hardly ever pauses.
-        """
-        due = at_once or time.monotonic() >= self._ends_due
-        if due:
-            self._ends_due = time.monotonic() + _ENDS_S
-        for name in self._own if due else self._own - self._first_ends.keys():
-            _, end = self._consumer.get_watermark_offsets(topic_partition(name), cached=True)
-            if end >= 0:
-                self._ends[name] = end
-                self._first_ends.setdefault(name, end)
 
     def _stall(self) -> None:
         """Keep polling while nothing can be taken."""
@@ -449,7 +426,7 @@ class Poller:
     def _finish(self) -> None:
         """Leave: with what is durable committed, and with the newest ends known."""
         try:
-            self._look_at_ends(at_once=True)
+            self.ends.look(self._consumer, self._own, at_once=True)
             if self._failure is None:
                 self._commits.make(self._consumer, self._handover.durable(self._own), wait=True)
         finally:

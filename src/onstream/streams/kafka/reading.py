@@ -115,7 +115,7 @@ class Reading:
 
     def behind(self, positions: Positions) -> int | None:
         """Return how many messages lie after `positions`, in partitions whose end is known; None if none is."""
-        ends = {name: self._poller.end_of(name) for name in tuple(self._began)}
+        ends = {name: self._poller.ends.newest(name) for name in tuple(self._began)}
         known = {name: end for name, end in ends.items() if end is not None}
         if not known:
             return None
@@ -184,7 +184,7 @@ class Reading:
         if name in self._done:
             return []
         if name not in self._until:
-            end = self._poller.end_of(name, at_first=True)
+            end = self._poller.ends.first(name)
             if end is None:
                 return messages
             self._until[name] = end
