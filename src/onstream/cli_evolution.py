@@ -59,7 +59,8 @@ def sample_policy(
     episodes: Annotated[
         int | None,
         typer.Option(
-            min=2, help="End after so many; by default, go on until Ctrl-C, waiting for new versions."
+            min=2,
+            help="End after so many, an even number; by default, go on until Ctrl-C, waiting for new versions.",
         ),
     ] = None,
     together: Annotated[
@@ -81,6 +82,8 @@ def sample_policy(
     """Let perturbations of the newest version act, and log what they earn. Any number of these may run."""
     from onstream.evolution import Sampler
 
+    if episodes is not None and episodes % 2:
+        raise JobError(f"perturbations act in pairs: --episodes must be even, got {episodes}")
     _act_alone()
     policy = _policy(path)
     stop = threading.Event()
@@ -94,7 +97,7 @@ def sample_policy(
                 sampler.wait(policy.population - 1, stop)
                 if stop.is_set():
                     break
-            earned = sampler.sample(most if episodes is None else min(most, _even(episodes - logged)))
+            earned = sampler.sample(most if episodes is None else min(most, episodes - logged))
             logged += len(earned)
             if not beside:
                 _say(f"version {sampler.version}: {len(earned)} episodes, mean reward {earned.mean():.2f}")

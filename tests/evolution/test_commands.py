@@ -30,7 +30,7 @@ def policy_file(folder, text=POINT, **names):
 def test_the_three_commands_begin_act_and_learn(onstream, tmp_path):
     path, model = policy_file(tmp_path), tmp_path / "model"
     assert "version 1 of" in onstream.fine("es", "init", path, model)
-    said = onstream.fine("es", "sample", path, model, "--episodes", 13, "--together", 4, "--seed", 1)
+    said = onstream.fine("es", "sample", path, model, "--episodes", 14, "--together", 4, "--seed", 1)
     assert said.splitlines()[-1] == "14 rewards logged"
     assert "version 2: 8 rewards, mean" in onstream.fine("es", "update", model)
     said = onstream.fine("es", "sample", path, model, "--episodes", 2, "--seed", 1)
@@ -104,8 +104,12 @@ def test_a_sampler_that_cannot_go_on_ends_the_job(onstream, tmp_path):
         (["init", "{folder}/nothing.py", "{folder}/model"], "there is no policy file"),
         (["init", "{folder}/empty.py", "{folder}/model"], "a policy file makes one Policy"),
         (
-            ["sample", "{folder}/policy.py", "{folder}/model", "--together", "3", "--episodes", "3"],
+            ["sample", "{folder}/policy.py", "{folder}/model", "--together", "3", "--episodes", "4"],
             "act in pairs",
+        ),
+        (
+            ["sample", "{folder}/policy.py", "{folder}/model", "--episodes", "3"],
+            "perturbations act in pairs: --episodes must be even, got 3",
         ),
         (["update", "{folder}/model", "--set", "lr"], "--set takes NAME=VALUE"),
         (["update", "{folder}/model", "--set", "sigma=1"], "can change lr"),

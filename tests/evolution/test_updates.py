@@ -73,6 +73,21 @@ def test_a_program_of_its_own_may_act_and_report(tmp_path):
     assert [row["key"] for row in logged(tmp_path)] == [key for key, _ in reversed(late)]
 
 
+@pytest.mark.parametrize(
+    ("key", "version", "told"),
+    [
+        (1 << 63, 1, "the key of a trial"),
+        (-1, 1, "the key of a trial"),
+        (2, 1 << 70, "the version of a trial"),
+    ],
+)
+def test_what_no_trial_can_have_is_not_reported(tmp_path, key, version, told):
+    begin(point(), tmp_path)
+    with Sampler(point(), tmp_path) as sampler, pytest.raises(JobError, match=told):
+        sampler.report(key, version, 1.0)
+    assert logged(tmp_path) == []
+
+
 def test_a_trial_acts_with_the_parameters_that_its_key_stands_for(tmp_path):
     policy = point()
     begin(policy, tmp_path)

@@ -182,7 +182,16 @@ class Sampler:
         return Trial(key, self.version, network.requires_grad_(False), self)
 
     def report(self, key: int, version: int, reward: float) -> None:
-        """Log what a perturbation earned; durable when this returns. May be called from any thread."""
+        """Log what a perturbation earned; durable when this returns. May be called from any thread.
+
+        Raises
+        ------
+        JobError
+            If no trial can have this key or version.
+        """
+        for name, number in (("key", key), ("version", version)):
+            if not 0 <= number < 1 << 63:
+                raise JobError(f"the {name} of a trial is at least 0 and less than 2**63, got {number!r}")
         self._rewards.append(reward_rows([key], [version], [reward]))
 
     # ------------------------------------------------------------------------------------ many at once
