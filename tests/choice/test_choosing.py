@@ -1,6 +1,7 @@
 """Choosing while it learns, what is kept of it, and what a candidate would have earned."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from torch import nn
 
 from onstream import Client, Files, Id, Job, Label, Log, Torch
+from onstream.checkpoints import CheckpointLog, LocalStore
 from onstream.choice import ChoiceLog, Chooser, Choosing, EpsilonGreedy, RowCounts, Softmax, Thompson, compare
 from onstream.choice.records import KEY, read_choices
 from onstream.errors import JobError, RequestError, ShapeError
@@ -90,6 +92,27 @@ def test_thompson_can_be_estimated_by_counts(shop):
     assert found.dr.value > UNIFORM
     with pytest.raises(JobError, match="thompson alone counts examples"):
         estimate(shop.model, shop.folder / "choices.db", policy="greedy", count="item")
+
+
+class FakeMoving:
+    """A model directory whose tag "judged" moves on to the next version at every look."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.versions = CheckpointLog(LocalStore(directory)).versions()
+
+    def __fspath__(self):
+        CheckpointLog(LocalStore(self.directory)).tag("judged", self.versions.pop(0))
+        return str(self.directory)
+
+
+def test_an_estimate_counts_by_the_version_that_predicts(shop, tmp_path):
+    model, log = shutil.copytree(shop.model, tmp_path / "model"), shop.folder / "choices.db"
+    moving = FakeMoving(model)
+    first, *_ = moving.versions
+    found = estimate(moving, log, tag="judged", policy="thompson", count="item")
+    assert len(moving.versions) < 2
+    assert found == estimate(model, log, tag=str(first), policy="thompson", count="item")
 
 
 def test_counts_are_of_the_column_that_the_id_reads(tmp_path):

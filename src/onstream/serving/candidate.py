@@ -69,8 +69,9 @@ def estimate(
         raise CheckpointError(
             "; ".join(told) or replica.status().error or f"there is no version in {str(directory)!r}"
         )
-    counts = None if count is None else RowCounts(directory, count, tag=tag)
     with replica.reading() as version:
+        # By number: a tag, or the newest, may be another version by now.
+        counts = None if count is None else RowCounts(directory, count, tag=str(version.version))
         kept = log if isinstance(log, Log) else Log(log, follow=False)
         try:
             return compare(
