@@ -51,11 +51,12 @@ def messages(first: int, end: int) -> list[bytes]:
 
 
 def run_until(job: Path, lines: int | None) -> int:
-    """Run a job; SIGKILL it once it has printed so many lines, or let it end. Returns how it ended."""
+    """Run a job; SIGKILL it once so many lines and a version are there, or let it end. Returns how it ended."""
+    log = CheckpointLog(LocalStore(job.with_suffix("")))
     with running(job) as process:
         assert process.stdout is not None
         for done, _ in enumerate(process.stdout, 1):
-            if done == lines:
+            if lines is not None and done >= lines and log.versions():
                 process.send_signal(signal.SIGKILL)
                 break
         process.stdout.read()
