@@ -144,8 +144,10 @@ def test_the_command_ends_at_the_end_when_told_and_says_what_is_wrong(trained, t
 def test_a_version_that_comes_later_is_waited_for_and_followed(trained, tmp_path):
     with Log(tmp_path / "requests.db") as log:
         log.append(requests(10))
-        running = Command(tmp_path / "model", tmp_path)
-        running.wait_for("waiting: no version of the model is loaded")
+        running = Command(tmp_path / "model", tmp_path, "--tag", "new")
+        said = "".join(running.process.stdout.readline() for _ in range(3))
+        assert "waiting: no version of the model is loaded" in said
+        assert "there is no tag 'new'; tags are {}\n" in said
         clicks.copied(trained, tmp_path)
         running.wait_for("rows=10 ")
         code, _ = running.end(signal.SIGINT)
