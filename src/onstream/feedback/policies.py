@@ -193,8 +193,9 @@ class FakeNegativeWeighted(Policy):
 class FakeNegativeCalibrated(Policy):
     r"""Emit as `FakeNegativeWeighted` does, learn the emitted labels as they are, and correct what is predicted.
 
-    The network estimates :math:`b = p / (1 + p)`, so predictions are :math:`p = b / (1 - b)`, at most 1. Losses
-    have no weights, which makes it steady; predictions of rare feedback are best served by it.
+    The network estimates :math:`b = p / (1 + p)`, so predictions are :math:`p = b / (1 - b)`, at most 0.9: where
+    corrections come in a run, :math:`b` is above one half for a while and means no chance. Losses have no weights,
+    which makes it steady; predictions of rare feedback are best served by it.
 
     References
     ----------

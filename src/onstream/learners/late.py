@@ -26,13 +26,14 @@ from onstream.feedback import (
     Policy,
 )
 
-__all__ = ["LATE_LOSSES", "Late", "LateLoss", "auxiliary_names", "late_policy", "shift"]
+__all__ = ["LATE_LOSSES", "MOST_CHANCE", "Late", "LateLoss", "auxiliary_names", "late_policy", "shift"]
 
 # Nothing is known of delays before the first: a twentieth of what is asked of is slow, and none is sure.
 _FIRST_SHARE = math.log(0.05)
-# A model that is all but sure would give negatives no weight, and so never learn that it is wrong: where it went too
-# far, after a run of corrections and no impressions, it would stay. Chances above this are not to be expected.
-_MOST_CHANCE = 0.9
+# After a run of corrections and no impressions a model is all but sure. Then negatives would have no weight, so that it
+# would stay; and b / (1 - b) would be 1 or more, where one negative costs as much as it can. Chances above this are
+# not to be expected.
+MOST_CHANCE = 0.9
 # At most e^8 feedbacks a window, so that exponentials stay finite.
 _MOST_RATE = 8.0
 
@@ -124,7 +125,7 @@ def fake_negative_weighted(late: Late, policy: Policy, kept: float) -> Tensor:
     ----------
     S. I. Ktena et al. (2019), see `onstream.feedback.FakeNegativeWeighted`.
     """
-    chance = torch.sigmoid(late.logits.detach() + math.log(kept)).clamp(max=_MOST_CHANCE)
+    chance = torch.sigmoid(late.logits.detach() + math.log(kept)).clamp(max=MOST_CHANCE)
     positive = (1 + chance) * F.softplus(-late.logits)
     negative = (1 - chance) * (1 + chance) * F.softplus(late.logits)
     return torch.where(late.labels > 0, positive, negative)
@@ -177,7 +178,7 @@ def elapsed_time_sampling(late: Late, policy: Policy, kept: float) -> Tensor:
     """
     delayed, fake = late.auxiliary["delayed"], late.auxiliary["fake"]
     late_chance = delayed.detach().clamp(max=0).exp()
-    real = (1 - fake.detach().clamp(max=0).exp()).clamp(min=1 - _MOST_CHANCE)
+    real = (1 - fake.detach().clamp(max=0).exp()).clamp(min=1 - MOST_CHANCE)
     positive = (1 + late_chance) * F.softplus(-late.logits)
     negative = (1 + late_chance) * real * F.softplus(late.logits)
     corrects = (late.phase == Phase.CORRECTION).float()

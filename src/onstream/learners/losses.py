@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from onstream.contracts import Label
 from onstream.errors import JobError
 from onstream.feedback import FakeNegativeCalibrated
-from onstream.learners.late import late_policy, shift
+from onstream.learners.late import MOST_CHANCE, late_policy, shift
 
 __all__ = ["LOSSES", "Loss", "activate", "choose_loss"]
 
@@ -78,7 +79,7 @@ def activate(label: Label, outputs: Tensor) -> Tensor:
             outputs = outputs + added
         if isinstance(label.policy, FakeNegativeCalibrated):
             # b / (1 - b) of b = sigmoid(z) is e^z.
-            return outputs.clamp(max=0).exp()
+            return outputs.clamp(max=math.log(MOST_CHANCE)).exp()
         return torch.sigmoid(outputs)
     if label.task == "class":
         return torch.softmax(outputs, dim=1)
