@@ -14,6 +14,7 @@ from onstream.feedback import (
     Wait,
     WhenKnown,
     chosen,
+    duration_text,
     elapsed_column,
     phase_column,
     policy_of,
@@ -94,6 +95,23 @@ def test_a_window_is_longer_than_0_and_finite(window_s):
 )
 def test_durations_are_read(text, expected):
     assert seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("duration", "text"),
+    [
+        (0.25, "250ms"),
+        (30, "30s"),
+        (5400, "90m"),
+        (7200, "2h"),
+        (604_800, "7d"),
+        (0, "0s"),
+        (0.00025, "0.00025s"),
+    ],
+)
+def test_durations_are_written_as_they_are_read(duration, text):
+    assert duration_text(duration) == text
+    assert seconds(text) == duration
 
 
 @pytest.mark.parametrize("text", ["", "5", "h", "-1s", "1 hour", -1, float("nan"), float("inf"), True, None])

@@ -2,7 +2,7 @@
 
 from onstream.feedback.choosing import chosen
 from onstream.feedback.columns import elapsed_column, phase_column, time_column
-from onstream.feedback.durations import seconds
+from onstream.feedback.durations import duration_text, seconds
 from onstream.feedback.labelling import Labelling, labelling_of
 from onstream.feedback.policies import (
     DelayedFeedback,
@@ -25,6 +25,7 @@ __all__ = [
     "Wait",
     "WhenKnown",
     "chosen",
+    "duration_text",
     "elapsed_column",
     "labelling_of",
     "phase_column",

@@ -7,7 +7,7 @@ import re
 
 from onstream.errors import JobError
 
-__all__ = ["seconds"]
+__all__ = ["duration_text", "seconds"]
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -40,3 +40,18 @@ def seconds(duration: float | str) -> float:
     if not 0 <= found < math.inf:
         raise JobError(f"expected seconds or a time such as '30m', '12h' or '7d', got {duration!r}")
     return found
+
+
+def duration_text(seconds: float) -> str:
+    """Return seconds as people write them, in the largest unit up to days of which there is a whole number.
+
+    Examples
+    --------
+    >>> duration_text(5400)
+    '90m'
+    """
+    for unit in ("d", "h", "m", "s", "ms"):
+        number = seconds / _UNITS_S[unit]
+        if number >= 1 and number == round(number):
+            return f"{number:.0f}{unit}"
+    return f"{seconds:g}s"

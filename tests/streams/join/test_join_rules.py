@@ -316,8 +316,9 @@ def test_a_checkpoint_goes_on_only_with_the_join_that_made_it():
     ]
     with pytest.raises(
         JobError, match="while rows wait, its columns, labels, windows and policies must stay"
-    ):
-        rows_until(join(*inputs, window=11), crash, None, 16)
+    ) as raised:
+        rows_until(join(*inputs, window="11m"), crash, None, 16)
+    assert "['click', '10s', " in str(raised.value) and "['click', '11m', " in str(raised.value)
     with pytest.raises(CheckpointError, match="goes on from row 1 only with what it remembered"):
         rows_until(join(*inputs), Crash(crash.positions), None, 16)
     with pytest.raises(CheckpointError, match="the checkpoint holds no join"):

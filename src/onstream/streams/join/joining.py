@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from onstream.contracts import Chunk, Positions, Reject, State
 from onstream.errors import CheckpointError, ColumnError, JobError
-from onstream.feedback import chosen
+from onstream.feedback import chosen, duration_text
 from onstream.streams.chunks import positions_after
 from onstream.streams.join.capture import FIGURES, JOIN, JoinCapture, stored_pieces
 from onstream.streams.join.emission import due_until, label_names, rows_of
@@ -237,8 +237,9 @@ class Joining:
         facts = states[JOIN].facts
         if facts["rules"] != _plain(self.rules.describe()):
             raise JobError(
-                f"the checkpoint was made by a join of {facts['rules']}, this one is of {self.rules.describe()}; "
-                f"while rows wait, its columns, labels, windows and policies must stay: begin in another directory"
+                f"the checkpoint was made by a join of {_readable(facts['rules'])}, this one is of "
+                f"{_readable(self.rules.describe())}; while rows wait, its columns, labels, windows and policies "
+                f"must stay: begin in another directory"
             )
         if facts["inputs"] != [rules.name for rules in self.rules.inputs]:
             raise JobError(
@@ -277,3 +278,9 @@ class Joining:
 def _plain(value: Any) -> Any:
     """Return tuples as lists, as JSON has them."""
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _readable(rules: Sequence[Any]) -> list[Any]:
+    """Return described rules with windows as people write them."""
+    on, time, unit, *labels = rules
+    return [on, time, unit, *([name, duration_text(window / 1e6), *rest] for name, window, *rest in labels)]
