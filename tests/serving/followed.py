@@ -113,3 +113,13 @@ def settle(replica) -> bool:
     while replica.poll():
         swapped = True
     return swapped
+
+
+def predicted(replica, rows):
+    with replica.reading() as version:
+        return version.version, version.predict(rows)
+
+
+def answers_as_trained(replica, trained, version) -> bool:
+    number, found = predicted(replica, trained.rows)
+    return number == version and equal(found, trained.at[version])
