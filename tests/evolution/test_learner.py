@@ -114,7 +114,7 @@ def test_a_changed_optimizer_is_told(tmp_path):
 
 def test_rewards_that_stay_not_finite_end_the_job(tmp_path):
     learner = Evolution(Two, lambda predictions, batch: np.nan, Strategy(population=2), max_dropped=3)
-    with pytest.raises(DivergedError, match="rewards of 3 batches in a row"):
+    with pytest.raises(DivergedError, match="rewards were not finite in 3 batches in a row"):
         run(job(tmp_path, learner))
 
 

@@ -189,13 +189,38 @@ def test_gradients_are_clipped_as_asked():
     assert norms.max() <= 1.0001e-3 < np.linalg.norm(grads["free"][1], axis=1).max()
 
 
-def test_bf16_computes_otherwise_and_nearly_the_same():
+def test_large_gradients_are_finite_though_their_sum_is_not():
+    network, example = Net(), batch()
+    with torch.no_grad():
+        network.one.weight.fill_(0.1), network.two.weight.fill_(1.0)
+    learner = bound(
+        network, loss=lambda outputs, labels: 4e37 * (outputs - outputs.detach()), optimizer="sgd"
+    )
+    outcome = learner.learn(example, rows_of(example))
+    assert not outcome.dropped
+    grads = torch.from_numpy(outcome.row_grads["t"])
+    assert grads.isfinite().all() and not grads.sum().isfinite()
+
+
+def test_bf16_computes_otherwise_and_nearly_the_same(monkeypatch):
+    monkeypatch.setattr("onstream.learners.torch.has_bfloat16", lambda: True)
     example = batch(rows=64)
     full, half = bound(), bound(precision="bf16")
     one, other = (x.learn(example, rows_of(example)).predictions["y"] for x in (full, half))
     assert not np.array_equal(one, other)
     np.testing.assert_allclose(one, other, atol=0.02)
     assert all(a.dtype == np.float32 for a in _network(half).values())
+    assert half.notes == []
+
+
+def test_bf16_is_fp32_and_says_so_where_the_processor_would_emulate_it(monkeypatch):
+    monkeypatch.setattr("onstream.learners.torch.has_bfloat16", lambda: False)
+    example = batch(rows=64)
+    full, half = bound(), bound(precision="bf16")
+    learn(full), learn(half)
+    one, other = (x.predict(example, rows_of(example))["y"] for x in (full, half))
+    assert np.array_equal(one, other)
+    assert full.notes == [] and "computed in float32 here" in half.notes[0]
 
 
 def test_a_weight_counts_a_row_as_often_as_it_says():

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from onstream.contracts import Array, Batch, Layout, Outcome, Predictions, Rows, State
-from onstream.errors import DivergedError, JobError
+from onstream.errors import JobError
 from onstream.evolution.solver import Solver
 from onstream.evolution.strategy import Strategy
 from onstream.evolution.vectors import Shapes, arrays_of, flatten, shapes_of, split
 from onstream.learners import Inputs
+from onstream.learners.dropped import Dropped
 from onstream.learners.export import export_network
 from onstream.learners.inputs import gather_inputs
 from onstream.learners.losses import activate
@@ -104,7 +105,7 @@ class Evolution:
         self._solver: Solver | None = None
         self._waiting: State | None = None
         self._batches = 0
-        self._dropped = 0
+        self._dropped = Dropped(self.max_dropped, "rewards", "see what `reward` does with these predictions")
         self._exported: State | None = None
         self._export_due = self.servable
         self.notes: list[str] = []
@@ -142,9 +143,9 @@ class Evolution:
         earned = float(self.reward(predictions, batch))
         self._batches += 1
         if not np.isfinite([*rewards, earned]).all():
-            self._drop(earned)
+            self._dropped.add(earned)
             return Outcome(predictions, -earned, {}, dropped=True)
-        self._dropped = 0
+        self._dropped.clear()
         solver.tell(keys, rewards)
         self._set(solver.parameters)
         return Outcome(predictions, -earned, {})
@@ -162,14 +163,6 @@ class Evolution:
         with torch.no_grad():
             outputs = compute_outputs(network, x, self._layout.labels, "fp32")
             return {label.name: activate(label, outputs[label.name]).numpy() for label in self._layout.labels}
-
-    def _drop(self, earned: float) -> None:
-        self._dropped += 1
-        if self._dropped >= self.max_dropped:
-            raise DivergedError(
-                f"the rewards of {self._dropped} batches in a row were not finite (the last was {earned}); "
-                f"parameters are as before; see what `reward` does with these predictions"
-            )
 
     # ------------------------------------------------------------------------ parameters as one vector
 
@@ -218,7 +211,7 @@ class Evolution:
             for name, tensor in self._module.state_dict().items()
             if not isinstance(tensor, nn.UninitializedParameter)
         }
-        facts: dict[str, Any] = {"batches": self._batches, "dropped": self._dropped, "solver": None}
+        facts: dict[str, Any] = {"batches": self._batches, "dropped": self._dropped.in_a_row, "solver": None}
         if self._solver is not None:
             solver = self._solver.state()
             arrays |= solver.arrays
@@ -230,7 +223,7 @@ class Evolution:
         # Lazy modules take their shapes from the first batch; until then the state waits.
         self._waiting = state
         self._batches = state.facts["batches"]
-        self._dropped = state.facts["dropped"]
+        self._dropped.in_a_row = state.facts["dropped"]
 
     def _restored(self, state: State) -> Solver:
         own = self._module.state_dict()

@@ -179,19 +179,18 @@ def gather_parts(layout: Layout, batch: Batch, leaves: Mapping[str, Tensor]) -> 
         ids = layout.ids(spec.name)
         at = rows * len(ids)
         if ids:
-            parts[f"ids/{spec.name}"] = leaf[:at].view(rows, len(ids), spec.dim)
+            parts[f"ids/{spec.name}"] = _span(leaf, 0, at).view(rows, len(ids), spec.dim)
         for field in layout.lists(spec.name):
             if field.pooling == "pad":
                 n = rows * field.length
-                parts[f"list/{field.name}"] = leaf[at : at + n].view(rows, field.length, spec.dim)
+                parts[f"list/{field.name}"] = _span(leaf, at, n).view(rows, field.length, spec.dim)
                 keys = batch.keys[spec.name][at : at + n].reshape(rows, field.length)
                 parts[f"mask/{field.name}"] = torch.from_numpy(keys != 0)
             else:
                 offsets = batch.offsets[field.name]
                 n = int(offsets[-1])
-                parts[f"list/{field.name}"] = _pool(
-                    leaf[at : at + n], torch.from_numpy(offsets), field.pooling
-                )
+                pooled = _pool(_span(leaf, at, n), torch.from_numpy(offsets), field.pooling)
+                parts[f"list/{field.name}"] = pooled
             at += n
     parts["numbers"] = torch.from_numpy(batch.numbers)
     for field in layout.fields:
@@ -223,6 +222,11 @@ def arrange(layout: Layout, parts: Mapping[str, Tensor], kind: type[Inputs] = In
 def gather_inputs(layout: Layout, batch: Batch, leaves: Mapping[str, Tensor]) -> Inputs:
     """Arrange a batch and its pulled rows, as `gather_parts` takes them, as named tensors."""
     return arrange(layout, gather_parts(layout, batch, leaves))
+
+
+def _span(leaf: Tensor, first: int, n: int) -> Tensor:
+    # The gradient of a slice is a copy among zeros, that of the whole is itself.
+    return leaf if n == len(leaf) else leaf[first : first + n]
 
 
 def _pool(rows: Tensor, offsets: Tensor, pooling: str) -> Tensor:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from onstream.contracts import Array, Batch, Layout, Outcome, Predictions, Rows, State
-from onstream.errors import DivergedError, JobError, MissingExtraError
+from onstream.errors import JobError, MissingExtraError
+from onstream.learners.dropped import Dropped
 from onstream.learners.inputs import gather_parts
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Keras:
         self._waiting: State | None = None
         self._modal: bool | None = None
         self._pads = False
-        self._dropped = 0
+        self._dropped = Dropped(self.max_dropped)
         self._exported: State | None = None
         self._export_due = self.servable
         self.notes: list[str] = []
@@ -182,9 +183,9 @@ class Keras:
         predictions = {label.name: x for label, x in zip(labels, stepped.predictions, strict=True)}
         loss = stepped.loss / batch.num_rows
         if not stepped.finite:
-            self._drop(loss)
+            self._dropped.add(loss)
             return Outcome(predictions, loss, {}, dropped=True)
-        self._dropped = 0
+        self._dropped.clear()
         row_grads = scatter(self._layout, batch, dict(zip(leaves, stepped.grads, strict=True)))
         if self.clip_row_norm is not None:
             row_grads = {name: _clipped(grad, self.clip_row_norm) for name, grad in row_grads.items()}
@@ -196,14 +197,6 @@ class Keras:
         parts = {name: part.numpy() for name, part in gather_parts(self._layout, batch, tensors).items()}
         leaves = {name: part for name, part in parts.items() if name.startswith(("ids/", "list/"))}
         return leaves, {name: part for name, part in parts.items() if name not in leaves}
-
-    def _drop(self, loss: float) -> None:
-        self._dropped += 1
-        if self._dropped >= self.max_dropped:
-            raise DivergedError(
-                f"loss or gradients were not finite in {self._dropped} batches in a row (last loss: {loss}); "
-                f"weights are as before; lower the learning rate, set clip_norm, or look at the inputs"
-            )
 
     # ---------------------------------------------------------------------------------- the first batch
 
@@ -277,7 +270,7 @@ class Keras:
         if self._on_torch:
             arrays[_TORCH] = torch.get_rng_state().numpy().copy()
         kind = type(self._optim).__name__ if self._optim else None
-        return State(arrays, {"modal": self._modal, "dropped": self._dropped, "optimizer": kind})
+        return State(arrays, {"modal": self._modal, "dropped": self._dropped.in_a_row, "optimizer": kind})
 
     def load(self, state: State) -> None:
         """Go on from `state`.
@@ -287,7 +280,7 @@ class Keras:
         # Models take their shapes from the first batch; until then the state waits.
         self._waiting = state
         self._modal = state.facts["modal"] if self._step is None else self._modal
-        self._dropped = state.facts["dropped"]
+        self._dropped.in_a_row = state.facts["dropped"]
 
     def export(self) -> State | None:
         """Return the model in a form that predicts without its code.

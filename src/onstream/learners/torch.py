@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from onstream.contracts import Array, Batch, Layout, Outcome, Predictions, Rows, State
-from onstream.errors import CheckpointError, DivergedError, JobError
+from onstream.errors import CheckpointError, JobError
+from onstream.learners.bfloat import has_bfloat16
+from onstream.learners.dropped import Dropped
 from onstream.learners.export import export_network
 from onstream.learners.inputs import Inputs, arrange, gather_inputs, parts_of
 from onstream.learners.late_losses import LateLosses
@@ -61,7 +63,9 @@ class Torch:
     lr : float
         Learning rate of an optimizer given by name.
     precision : {"fp32", "bf16"}
-        "bf16" computes the network in bfloat16 where that is safe; parameters stay float32.
+        "bf16" computes the network in bfloat16 where that is safe; parameters stay float32. A processor without
+        instructions for it would only emulate them, many times slower: there the network is computed in float32,
+        which `notes` then tells, and only what is exported is in bfloat16.
     clip_norm : float, optional
         Largest norm of the gradient of all the network's parameters together.
     clip_row_norm : float, optional
@@ -137,10 +141,17 @@ class Torch:
         self._optim: torch.optim.Optimizer | None = None
         self._waiting: State | None = None
         self._modal: bool | None = None
-        self._dropped = 0
+        self._dropped = Dropped(self.max_dropped)
         self._exported: State | None = None
         self._export_due = self.servable
         self.notes: list[str] = []
+        self._computing = self.precision
+        if self.precision == "bf16" and not has_bfloat16():
+            self._computing = "fp32"
+            self.notes.append(
+                "precision='bf16': this processor has no instructions for bfloat16 and would take many times as "
+                "long as in float32, so the network is computed in float32 here"
+            )
 
     # ------------------------------------------------------------------------------------ the two verbs
 
@@ -189,9 +200,9 @@ class Torch:
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
-            self._drop(value)
+            self._dropped.add(value)
             return Outcome(predictions, value, {}, dropped=True)
-        self._dropped = 0
+        self._dropped.clear()
         if grads:
             torch._foreach_div_(grads, float(max(batch.num_rows, 1)))
             if self.clip_norm is not None:
@@ -203,7 +214,7 @@ class Torch:
         return Outcome(predictions, value, {name: g.numpy() for name, g in row_grads.items()})
 
     def _forward(self, x: Inputs) -> dict[str, Tensor]:
-        return compute_outputs(self._module, x, self._layout.labels, self.precision, self._late.names)
+        return compute_outputs(self._module, x, self._layout.labels, self._computing, self._late.names)
 
     def _activate(self, outputs: Mapping[str, Tensor]) -> Predictions:
         return {label.name: activate(label, outputs[label.name]).numpy() for label in self._layout.labels}
@@ -229,14 +240,6 @@ class Torch:
                 losses = losses * weights
             total = total + self.loss_weights.get(name, 1.0) * losses.sum()
         return total
-
-    def _drop(self, loss: float) -> None:
-        self._dropped += 1
-        if self._dropped >= self.max_dropped:
-            raise DivergedError(
-                f"loss or gradients were not finite in {self._dropped} batches in a row (last loss: {loss}); "
-                f"parameters are as before; lower the learning rate, set clip_norm, or look at the inputs"
-            )
 
     # ------------------------------------------------------------------- first batch, and both its modes
 
@@ -325,7 +328,7 @@ class Torch:
                     )
                 arrays[f"optimizer/{name}/{key}"] = _array(torch.as_tensor(value))
         kind = type(self._optim).__name__ if self._optim else None
-        return State(arrays, {"modal": self._modal, "dropped": self._dropped, "optimizer": kind})
+        return State(arrays, {"modal": self._modal, "dropped": self._dropped.in_a_row, "optimizer": kind})
 
     def load(self, state: State) -> None:
         """Go on from `state`.
@@ -335,7 +338,7 @@ class Torch:
         # Lazy modules and optimizers take their shapes from the first batch; until then the state waits.
         self._waiting = state
         self._modal = state.facts["modal"]
-        self._dropped = state.facts["dropped"]
+        self._dropped.in_a_row = state.facts["dropped"]
 
     def export(self) -> State | None:
         """Return the network in a form that predicts without its code, as `ExportedNetwork` does.
@@ -396,9 +399,11 @@ class Torch:
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
-    # One not finite number makes the sum so; a sum is one pass without a mask in memory. In double precision,
-    # since large finite numbers may sum to more than float32 holds.
-    return all(math.isfinite(float(t.sum(dtype=torch.float64))) for t in tensors)
+    # One not finite number makes the sum so; a sum is one pass without a mask in memory. Large finite numbers may
+    # sum to more than float32 holds, but not to more than double precision does, which takes ten times longer.
+    return all(
+        math.isfinite(float(t.sum())) or math.isfinite(float(t.sum(dtype=torch.float64))) for t in tensors
+    )
 
 
 def _array(tensor: Tensor) -> Array:
