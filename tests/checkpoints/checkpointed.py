@@ -116,3 +116,9 @@ class FakeStore(LocalStore):
     def remove(self, name: str) -> None:
         self._change()
         super().remove(name)
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)

@@ -1,27 +1,12 @@
-import threading
-from collections.abc import Iterable
-from dataclasses import replace
-from pathlib import Path
+"""What versions of the log bind, how they are restored and rolled back, and that one writes."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from checkpointed import files, load, row, snapshot, to_delta
+from checkpointed import damage, files, load, row, snapshot, to_delta
 
 from onstream.checkpoints import CheckpointLog, LocalStore, Snapshot
 from onstream.contracts import State
 from onstream.errors import CheckpointError, DamagedError
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path)
-
-
-def damage(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_a_version_binds_rows_states_positions_and_facts(store: LocalStore) -> None:
@@ -107,7 +92,32 @@ def test_what_is_not_there_is_said_with_what_is(store: LocalStore) -> None:
         CheckpointLog(store, keep=0)
 
 
-# -------------------------------------------------------------------------- restoring and damage
+def test_a_state_that_is_the_same_object_is_not_looked_at_again(store: LocalStore) -> None:
+    class Counted(dict):
+        """Arrays that count how often they are read."""
+
+        reads = 0
+
+        def items(self):
+            Counted.reads += 1
+            return super().items()
+
+    kept = State(Counted(w=np.arange(3)))
+    with CheckpointLog(store) as log:
+        first = log.commit(Snapshot(states={"kept": kept, "new": State(facts={"n": 1})}))
+        once = Counted.reads
+        second = log.commit(Snapshot(states={"kept": kept, "new": State(facts={"n": 2})}))
+        assert Counted.reads == once
+        assert first.states["kept"] == second.states["kept"]
+        assert first.states["new"] != second.states["new"]
+        # Equal bytes of another object are found to be equal, and nothing is taken for granted after a restore.
+        assert log.commit(Snapshot(states={"kept": State({"w": np.arange(3)})})).states == {
+            "kept": first.states["kept"]
+        }
+        log.restore(1)
+        log.commit(Snapshot(states={"kept": kept}))
+        assert Counted.reads > once
+        assert log.verify() == []
 
 
 def test_an_empty_store_restores_nothing_and_takes_the_first_commit(store: LocalStore) -> None:
@@ -180,70 +190,6 @@ def test_rows_of_a_damaged_file_are_not_loaded_by_half(store: LocalStore) -> Non
         assert log.rows(manifest, "user", segments=manifest.tables["user"].segments[:1])
 
 
-# ----------------------------------------------------------------------------- tags and rollback
-
-
-def test_a_tag_points_to_its_version_until_it_moves(store: LocalStore) -> None:
-    with CheckpointLog(store, keep=1) as log:
-        log.commit(snapshot(1, {1: row(1)}))
-        log.tag("production", 1)
-        for examples in (2, 3):
-            log.commit(snapshot(examples, {examples: row(examples)}))
-        assert log.versions() == [1, 3]
-        assert log.tags() == {"production": 1}
-        assert log.newest("production").version == 1
-        assert (log.resolve("production"), log.resolve("3"), log.resolve(3), log.resolve()) == (1, 3, 3, 3)
-        log.tag("production", 3)
-        log.commit(snapshot(4, {}))
-        assert log.versions() == [1, 3, 4], "with the version to roll back to"
-        log.tag("production", 4)
-        log.commit(snapshot(5, {}))
-        assert log.versions() == [3, 4, 5]
-        log.untag("production")
-        log.untag("production")
-        assert log.newest("production") is None
-        with pytest.raises(CheckpointError, match="no tag 'production'"):
-            log.resolve("production")
-
-
-@pytest.mark.parametrize("name", ["", "1", "12", "../x", "a/b", "-a", ".a", "a b", "a" * 65, "a\n"])
-def test_a_tag_with_a_bad_name_is_refused(store: LocalStore, name: str) -> None:
-    with CheckpointLog(store) as log:
-        log.commit(Snapshot())
-        for use in (lambda: log.tag(name, 1), lambda: log.untag(name)):
-            with pytest.raises(CheckpointError, match="must begin with a letter"):
-                use()
-
-
-def test_only_a_whole_version_can_be_tagged(store: LocalStore) -> None:
-    with CheckpointLog(store) as log:
-        manifest = log.commit(snapshot(1, {1: row(1)}))
-        with pytest.raises(DamagedError, match="missing"):
-            log.tag("production", 2)
-        (store.root / manifest.states["learner"].name).unlink()
-        with pytest.raises(DamagedError, match=manifest.states["learner"].name):
-            log.tag("production", 1)
-        assert log.tags() == {}
-
-
-def test_a_damaged_tag_is_said_and_nothing_is_removed_until_it_is_set_again(store: LocalStore) -> None:
-    said: list[str] = []
-    with CheckpointLog(store, keep=1, report=said.append) as log:
-        log.commit(snapshot(1, {1: row(1)}))
-        log.tag("production", 1)
-        (store.root / "tags/staging").write_bytes((store.root / "tags/production").read_bytes())
-        with pytest.raises(DamagedError, match="tags/staging"):
-            log.newest("production")
-        log.commit(snapshot(2, {}))
-        assert log.versions() == [1, 2]
-        assert "version 2 is committed" in said[0]
-        assert "tags/staging" in said[0]
-        log.untag("staging")
-        log.untag("production")
-        log.sweep()
-        assert log.versions() == [2]
-
-
 def test_rollback_makes_an_old_version_the_newest_and_the_next_grows_from_it(store: LocalStore) -> None:
     with CheckpointLog(store) as log:
         log.commit(snapshot(1, {1: row(1)}))
@@ -272,136 +218,6 @@ def test_a_rollback_that_cannot_be_done_changes_nothing(store: LocalStore) -> No
 def test_nothing_can_be_committed_again_before_anything_was(store: LocalStore) -> None:
     with CheckpointLog(store) as log, pytest.raises(CheckpointError, match="call restore"):
         log.recommit()
-
-
-# ----------------------------------------------------------------------- retention and compaction
-
-
-def test_the_newest_versions_stay_and_files_that_none_needs_go(store: LocalStore) -> None:
-    with CheckpointLog(store, keep=2) as log:
-        for examples in range(1, 6):
-            log.commit(snapshot(examples, {examples: row(examples)}))
-        assert log.versions() == [4, 5]
-        assert len(store.names("segments/")) == 5
-        assert len(store.names("states/")) == 2
-        assert log.verify() == []
-
-
-def test_a_damaged_version_never_takes_the_place_of_a_whole_one(store: LocalStore) -> None:
-    with CheckpointLog(store, keep=2, report=lambda _: None) as log:
-        for examples in (1, 2, 3):
-            log.commit(snapshot(examples, {}))
-        damage(store.root / "manifests/00000000000000000003.json")
-        log.sweep()
-        assert log.versions() == [2, 3]
-        log.commit(snapshot(4, {}))
-        assert log.versions() == [2, 3, 4]
-        log.commit(snapshot(5, {}))
-        assert log.versions() == [4, 5]
-
-
-def test_the_restored_version_stays_until_the_next_commit(store: LocalStore) -> None:
-    with CheckpointLog(store) as log:
-        for examples in (1, 2, 3):
-            log.commit(snapshot(examples, {examples: row(examples)}))
-    with CheckpointLog(store, keep=1) as log:
-        log.restore(1)
-        log.sweep()
-        assert log.versions() == [1, 3]
-        assert load(log, log.commit(snapshot(4, {4: row(4)}))) == {1: row(1), 4: row(4)}
-
-
-def test_compaction_shortens_the_chain_of_the_next_commit(store: LocalStore) -> None:
-    with CheckpointLog(store) as log:
-        expected = {}
-        for examples in range(1, 10):
-            log.commit(
-                snapshot(examples, {examples: row(examples), 100: row(examples)}, deleted=[examples - 1])
-            )
-            expected = {examples: row(examples), 100: row(examples)}
-        assert len(log.parent.tables["user"].segments) == 9
-        assert log.compact(log.parent) == 1
-        assert log.compact(log.parent) == 0, "one merge at a time"
-        assert len(log.newest().tables["user"].segments) == 9
-        log.sweep()
-        manifest = log.commit(snapshot(10, {10: row(10)}))
-        assert [s.rows for s in manifest.tables["user"].segments] == [2, 1]
-        assert load(log, manifest) == {**expected, 10: row(10)}
-        assert log.verify() == []
-
-
-def test_deletions_outlive_a_merge_that_leaves_the_base_alone(store: LocalStore) -> None:
-    with CheckpointLog(store) as log:
-        log.commit(snapshot(0, {k: row(k) for k in range(5000)}))
-        for key in range(8):
-            log.commit(snapshot(key, {}, deleted=[key]))
-        assert log.compact(log.parent) == 1
-        manifest = log.commit(snapshot(8, {}))
-        assert [(s.rows, s.deleted) for s in manifest.tables["user"].segments] == [(5000, 0), (0, 8)]
-        assert set(load(log, manifest)) == set(range(8, 5000))
-
-
-def test_compaction_goes_on_while_commits_do(store: LocalStore) -> None:
-    with CheckpointLog(store, keep=1) as log:
-        for examples in range(1, 10):
-            log.commit(snapshot(examples, {examples: row(examples)}))
-        old = log.parent
-        log.commit(snapshot(10, {10: row(10)}))
-        assert log.compact(old) == 1
-        manifest = log.commit(snapshot(11, {11: row(11)}))
-        assert [s.rows for s in manifest.tables["user"].segments] == [9, 1, 1]
-        assert load(log, manifest) == {k: row(k) for k in range(1, 12)}
-
-
-def test_what_was_merged_for_another_chain_is_dropped(store: LocalStore) -> None:
-    with CheckpointLog(store) as log:
-        for examples in range(1, 10):
-            log.commit(snapshot(examples, {examples: row(examples)}))
-        log.compact(log.parent)
-        log.restore(5)
-        manifest = log.commit(snapshot(6, {60: row(60)}))
-        assert load(log, manifest) == {**{k: row(k) for k in range(1, 6)}, 60: row(60)}
-        needed = {f.name for v in log.versions() for f in log.read(v).files()}
-        assert needed == {*store.names("segments/"), *store.names("states/")}
-
-
-def test_a_full_compaction_can_be_committed_by_itself(store: LocalStore) -> None:
-    with CheckpointLog(store) as log:
-        log.commit(snapshot(1, {1: row(1), 2: row(2)}))
-        before = log.commit(snapshot(2, {2: row(20)}, deleted=[1]))
-        assert log.compact(log.parent) == 0
-        assert log.compact(log.parent, full=True) == 1
-        after = log.recommit()
-        assert [(s.rows, s.deleted) for s in after.tables["user"].segments] == [(1, 0)]
-        assert load(log, after) == load(log, before) == {2: row(20)}
-        assert replace(after, version=2, parent=1, tables={}) == replace(before, tables={})
-        assert log.compact(log.parent, full=True) == 0
-
-
-def test_a_compaction_that_is_stopped_leaves_nothing(store: LocalStore) -> None:
-    stop = threading.Event()
-    stop.set()
-    with CheckpointLog(store) as log:
-        for examples in (1, 2):
-            log.commit(snapshot(examples, {examples: row(examples)}))
-        before = files(store.root)
-        assert log.compact(log.parent, full=True, stop=stop) == 0
-        assert files(store.root) == before
-
-
-def test_a_reader_applies_only_what_is_new_across_a_compaction(store: LocalStore) -> None:
-    with CheckpointLog(store) as log:
-        for examples in range(1, 10):
-            log.commit(snapshot(examples, {examples: row(examples)}))
-        old = log.parent.tables["user"]
-        log.compact(log.parent)
-        new = log.commit(snapshot(10, {10: row(10)})).tables["user"]
-        assert new.after(old) == new.segments[1:]
-        assert new.after(new) == ()
-        assert old.after(new) is None, "a rollback must be loaded anew"
-
-
-# -------------------------------------------------------------------------------------- one writer
 
 
 def test_a_second_writer_is_refused_until_the_first_closes(store: LocalStore) -> None:
@@ -434,132 +250,3 @@ def test_the_writer_sweeps_what_a_crash_left(store: LocalStore) -> None:
         assert files(store.root) == sorted(
             ["manifests/00000000000000000001.json", *(f.name for f in log.parent.files())]
         )
-
-
-# ------------------------------------------------------------------- what happens between two writes
-
-
-class FakeHookedStore(LocalStore):
-    """A real local store that calls `before` and `after` around each write, with the file's name."""
-
-    def before(self, name: str) -> None: ...
-    def after(self, name: str) -> None: ...
-
-    def write(self, name: str, parts: Iterable[bytes | memoryview | pa.Buffer]) -> int:
-        self.before(name)
-        size = super().write(name, parts)
-        self.after(name)
-        return size
-
-
-def refuse_manifests(name: str) -> None:
-    if name.startswith("manifests/"):
-        raise CheckpointError(f"{name} is refused")
-
-
-def test_a_failed_commit_gives_its_room_back_at_once(tmp_path: Path) -> None:
-    store = FakeHookedStore(tmp_path)
-    with CheckpointLog(store) as log:
-        log.commit(snapshot(1, {1: row(1)}))
-        before = files(tmp_path)
-        store.before = refuse_manifests
-        with pytest.raises(CheckpointError, match="is refused"):
-            log.commit(snapshot(2, {2: row(2)}))
-        assert files(tmp_path) == before
-
-
-def test_a_rollback_that_cannot_be_written_leaves_the_next_commit_where_it_was(tmp_path: Path) -> None:
-    store = FakeHookedStore(tmp_path)
-    with CheckpointLog(store) as log:
-        log.commit(snapshot(1, {1: row(1)}))
-        second = log.commit(snapshot(2, {2: row(2)}))
-        store.before = refuse_manifests
-        with pytest.raises(CheckpointError, match="is refused"):
-            log.rollback(1)
-        assert log.parent == second
-
-
-def test_a_first_commit_that_failed_after_it_was_visible_can_be_repeated(tmp_path: Path) -> None:
-    store = FakeHookedStore(tmp_path)
-    with CheckpointLog(store) as log:
-        store.after = refuse_manifests
-        with pytest.raises(CheckpointError, match="is refused"):
-            log.commit(snapshot(1, {1: row(1)}))
-        assert load(log, log.newest(verify=True)) == {1: row(1)}
-        del store.after
-        again = log.commit(snapshot(1, {1: row(1)}))
-        assert (again.version, again.parent) == (2, None)
-        assert load(log, log.newest(verify=True)) == {1: row(1)}
-
-
-def test_a_sweep_during_a_merge_removes_nothing_of_it(tmp_path: Path) -> None:
-    store = FakeHookedStore(tmp_path)
-    with CheckpointLog(store, keep=1) as log:
-        for examples in range(1, 10):
-            log.commit(snapshot(examples, {examples: row(examples)}))
-        store.before = store.after = lambda _: log.sweep()
-        assert log.compact(log.parent) == 1
-        del store.before, store.after
-        assert load(log, log.commit(snapshot(10, {}))) == {k: row(k) for k in range(1, 10)}
-        assert log.verify() == []
-
-
-def test_a_reader_that_the_writer_overtakes_finds_the_newer_version(tmp_path: Path) -> None:
-    said: list[str] = []
-    with CheckpointLog(LocalStore(tmp_path), keep=1) as log:
-        log.commit(snapshot(1, {1: row(1)}))
-
-        class FakeSlowStore(LocalStore):
-            """A real local store; before the first file is opened, the writer commits and removes it."""
-
-            def open(self, name: str) -> pa.NativeFile:
-                if log.parent.version == 1:
-                    log.commit(snapshot(2, {2: row(2)}))
-                return super().open(name)
-
-        reader = CheckpointLog(FakeSlowStore(tmp_path), report=said.append)
-        assert reader.newest().version == 2
-        assert said == []
-
-
-def test_the_files_of_all_tables_are_opened_before_any_is_checked(tmp_path: Path) -> None:
-    # The writer may remove a version while it is checked, which takes long; what is open stays readable.
-    with CheckpointLog(LocalStore(tmp_path)) as log:
-        manifest = log.commit(Snapshot(tables={"a": to_delta({1: row(1)}), "b": to_delta({2: row(2)})}))
-    changed, gone = (tmp_path / manifest.tables[table].segments[0].name for table in ("a", "b"))
-    changed.write_bytes(changed.read_bytes()[:-1] + b"!")
-    gone.unlink()
-    with pytest.raises(DamagedError, match=f"{gone.name}.* is missing"):
-        log.tables(manifest, {"a": None, "b": None})
-    with pytest.raises(DamagedError, match=f"{changed.name}.* has checksum"):
-        log.tables(manifest, {"a": None})
-    with pytest.raises(CheckpointError, match="has no table 'c'"):
-        log.tables(manifest, {"c": None})
-
-
-def test_a_state_that_is_the_same_object_is_not_looked_at_again(store: LocalStore) -> None:
-    class Counted(dict):
-        """Arrays that count how often they are read."""
-
-        reads = 0
-
-        def items(self):
-            Counted.reads += 1
-            return super().items()
-
-    kept = State(Counted(w=np.arange(3)))
-    with CheckpointLog(store) as log:
-        first = log.commit(Snapshot(states={"kept": kept, "new": State(facts={"n": 1})}))
-        once = Counted.reads
-        second = log.commit(Snapshot(states={"kept": kept, "new": State(facts={"n": 2})}))
-        assert Counted.reads == once
-        assert first.states["kept"] == second.states["kept"]
-        assert first.states["new"] != second.states["new"]
-        # Equal bytes of another object are found to be equal, and nothing is taken for granted after a restore.
-        assert log.commit(Snapshot(states={"kept": State({"w": np.arange(3)})})).states == {
-            "kept": first.states["kept"]
-        }
-        log.restore(1)
-        log.commit(Snapshot(states={"kept": kept}))
-        assert Counted.reads > once
-        assert log.verify() == []

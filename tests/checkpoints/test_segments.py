@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,6 @@ from onstream.errors import CheckpointError, DamagedError, ShapeError
 
 SHAPE = TableShape("user", 2, 1, PARTITIONS)
 ROWS = {k: row(k % 100) for k in (1, 2, 3, 4, 9, 2**64 - 1)}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path)
 
 
 keys = st.integers(0, 2**64 - 1)

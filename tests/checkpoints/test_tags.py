@@ -1,19 +1,13 @@
 """Tags that are published to, rolled back and held."""
 
 import threading
-from pathlib import Path
 
 import pytest
 from checkpointed import row, snapshot
 
-from onstream.checkpoints import CheckpointLog, LocalStore, Move
+from onstream.checkpoints import CheckpointLog, LocalStore, Move, Snapshot
 from onstream.checkpoints.files import seal
 from onstream.errors import CheckpointError, DamagedError
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path)
 
 
 def commit(log: CheckpointLog, *examples: int) -> None:
@@ -158,3 +152,64 @@ def test_a_damaged_tag_is_no_business_of_those_who_follow_another(store: LocalSt
             log.resolve("other")
         with pytest.raises(CheckpointError):
             log.resolve("missing")
+
+
+def test_a_tag_points_to_its_version_until_it_moves(store: LocalStore) -> None:
+    with CheckpointLog(store, keep=1) as log:
+        log.commit(snapshot(1, {1: row(1)}))
+        log.tag("production", 1)
+        for examples in (2, 3):
+            log.commit(snapshot(examples, {examples: row(examples)}))
+        assert log.versions() == [1, 3]
+        assert log.tags() == {"production": 1}
+        assert log.newest("production").version == 1
+        assert (log.resolve("production"), log.resolve("3"), log.resolve(3), log.resolve()) == (1, 3, 3, 3)
+        log.tag("production", 3)
+        log.commit(snapshot(4, {}))
+        assert log.versions() == [1, 3, 4], "with the version to roll back to"
+        log.tag("production", 4)
+        log.commit(snapshot(5, {}))
+        assert log.versions() == [3, 4, 5]
+        log.untag("production")
+        log.untag("production")
+        assert log.newest("production") is None
+        with pytest.raises(CheckpointError, match="no tag 'production'"):
+            log.resolve("production")
+
+
+@pytest.mark.parametrize("name", ["", "1", "12", "../x", "a/b", "-a", ".a", "a b", "a" * 65, "a\n"])
+def test_a_tag_with_a_bad_name_is_refused(store: LocalStore, name: str) -> None:
+    with CheckpointLog(store) as log:
+        log.commit(Snapshot())
+        for use in (lambda: log.tag(name, 1), lambda: log.untag(name)):
+            with pytest.raises(CheckpointError, match="must begin with a letter"):
+                use()
+
+
+def test_only_a_whole_version_can_be_tagged(store: LocalStore) -> None:
+    with CheckpointLog(store) as log:
+        manifest = log.commit(snapshot(1, {1: row(1)}))
+        with pytest.raises(DamagedError, match="missing"):
+            log.tag("production", 2)
+        (store.root / manifest.states["learner"].name).unlink()
+        with pytest.raises(DamagedError, match=manifest.states["learner"].name):
+            log.tag("production", 1)
+        assert log.tags() == {}
+
+
+def test_a_damaged_tag_is_said_and_nothing_is_removed_until_it_is_set_again(store: LocalStore) -> None:
+    said: list[str] = []
+    with CheckpointLog(store, keep=1, report=said.append) as log:
+        log.commit(snapshot(1, {1: row(1)}))
+        log.tag("production", 1)
+        (store.root / "tags/staging").write_bytes((store.root / "tags/production").read_bytes())
+        with pytest.raises(DamagedError, match="tags/staging"):
+            log.newest("production")
+        log.commit(snapshot(2, {}))
+        assert log.versions() == [1, 2]
+        assert "version 2 is committed" in said[0]
+        assert "tags/staging" in said[0]
+        log.untag("staging")
+        log.untag("production")
+        log.sweep()
+        assert log.versions() == [2]
