@@ -1,6 +1,7 @@
 """Exported networks: what they predict, what cannot be exported, and what no archive may do."""
 
 import contextlib
+import ctypes
 import io
 import json
 import logging
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -289,6 +291,21 @@ def test_many_threads_may_predict_at_once():
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
+
+
+def test_every_thread_predicts_with_as_many_threads_as_were_set():
+    learner, layout = trained("deepfm")
+    exported = ExportedNetwork(learner.export(), layout)
+    exported.load(State(weights(learner)))
+    openmp = ctypes.CDLL(next(Path(torch.__file__).parent.glob("lib/libgomp*")))
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        with ThreadPoolExecutor(1) as other:
+            other.submit(exported.predict, *drawn(layout, 1)).result()
+            assert other.submit(openmp.omp_get_max_threads).result() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------------------------------- hostile archives

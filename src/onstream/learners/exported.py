@@ -139,6 +139,9 @@ class ExportedNetwork:
         return {label.name: np.array(values) for label, values in zip(labels, found, strict=True)}
 
     def _run(self, parts: list[Tensor], num_rows: int) -> list[Array]:
+        # PyTorch tells a thread its number of threads when that is first asked for; until then, products of matrices
+        # take one a processor.
+        torch.get_num_threads()
         try:
             with torch.inference_mode():
                 found = self._graph.run([*self._kept, *parts])
