@@ -115,6 +115,38 @@ def test_steps_of_sgd_are_averages_of_gradients():
         assert np.allclose(one.parameters, expected, atol=1e-5)
 
 
+# ------------------------------------------------------------------------------------------ spread
+
+
+def test_the_spread_follows_its_formula():
+    one = solver(shaping="raw", optimizer="sgd", momentum=0.0, lr=0.1, sigma=0.5, sigma_lr=0.3)
+    rewards = np.array([2.0, -1.0, 0.5, 0.0])
+    spread = np.ones(6)
+    for keys in ([0, 1, 2, 3], [4, 5, 6, 7]):
+        noise = one.noise.rows(keys, 6)
+        assert np.allclose(one.ask(keys), 0.5 * spread * noise)
+        expected = one.parameters + 0.1 * spread * (rewards @ noise) / (4 * 0.5)
+        spread = spread * np.exp(0.15 * (rewards @ (noise**2 - 1)) / 4)
+        one.tell(keys, rewards)
+        assert np.allclose(one.parameters, expected, atol=1e-5)
+        assert np.allclose(one.spread, spread, rtol=1e-5)
+
+
+def test_the_spread_becomes_small_where_precision_pays():
+    one = solver(2, shaping="nes", lr=0.05, sigma=0.5, sigma_lr=0.1)
+    for step in range(200):
+        keys = np.arange(16 * step, 16 * step + 16)
+        tried = one.parameters + one.ask(keys)
+        one.tell(keys, -(tried[:, 0] ** 2))
+    assert one.spread[0] < 0.2 < one.spread[1]
+
+
+def test_without_a_rate_the_spread_stays():
+    one = solver()
+    one.tell([0, 1], [1.0, 0.0])
+    assert (one.spread == 1).all()
+
+
 # --------------------------------------------------------------------------------------- staleness
 
 
@@ -159,9 +191,10 @@ def test_versions_of_a_branch_that_was_rolled_back_are_not_known():
 # ------------------------------------------------------------------------------------------- state
 
 
+@pytest.mark.parametrize("sigma_lr", [0.0, 0.1])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_going_on_from_a_state_gives_the_same_bits(optimizer):
-    whole = solver(optimizer=optimizer)
+def test_going_on_from_a_state_gives_the_same_bits(optimizer, sigma_lr):
+    whole = solver(optimizer=optimizer, sigma_lr=sigma_lr)
     rng = np.random.default_rng(1)
     for step in range(6):
         if step == 3:
@@ -191,6 +224,7 @@ def test_shapes_that_do_not_fit_are_refused():
         ({"sigma": 0}, "sigma must be a positive number, got 0"),
         ({"lr": True}, "lr must be a positive number, got True"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1"),
+        ({"sigma_lr": -0.1}, "sigma_lr must be 0 or a positive number"),
         ({"weight_decay": -1}, "weight_decay must be 0 or a positive number"),
         ({"population": 7}, "population must be an even number"),
         ({"optimizer": "newton"}, "optimizer must be one of"),

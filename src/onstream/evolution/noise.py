@@ -89,13 +89,13 @@ class NoiseTable:
         chosen: Rows = slices[begins] * signs[:, None]
         return chosen
 
-    def weighted_sum(self, keys: npt.ArrayLike, weights: npt.ArrayLike, n: int) -> Rows:
-        """Return the sum of the noise of each key times its weight, float32 (n,), with bounded memory."""
+    def weighted_sum(self, keys: npt.ArrayLike, weights: npt.ArrayLike, n: int, *, power: int = 1) -> Rows:
+        """Return the sum of a power of the noise of each key times its weight, float32 (n,), with bounded memory."""
         keys = np.asarray(keys)
         weights = np.asarray(weights, np.float32)
         total = np.zeros(n, np.float32)
         for part in _blocks(len(keys), n):
-            total += weights[part] @ self.rows(keys[part], n)
+            total += weights[part] @ self.rows(keys[part], n) ** power
         return total
 
     def _places(self, keys: npt.ArrayLike, n: int) -> tuple[npt.NDArray[np.int64], Rows]:

@@ -56,7 +56,7 @@ class Policy(Strategy):
         Where rewards are logged: ``kafka://host:port/topic``; by default the embedded log ``rewards.db`` in the
         model directory.
     **strategy
-        As `Strategy`: sigma, lr, optimizer, momentum, weight_decay, population, shaping, seed, noise_size.
+        As `Strategy`: sigma, lr, sigma_lr, optimizer, momentum, weight_decay, population, shaping, seed, noise_size.
 
     Raises
     ------

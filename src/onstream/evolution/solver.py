@@ -58,6 +58,8 @@ class Solver:
     parameters : ndarray of float32, shape (n,)
     updates : int
         How often they moved.
+    spread : ndarray of float32, shape (n,)
+        The standard deviation of each parameter's perturbation, in units of sigma: 1 without `sigma_lr`.
 
     Notes
     -----
@@ -69,10 +71,15 @@ class Solver:
     Staleness-aware Async-SGD, equation 5, divides by the staleness). Weighing by the ratio of the two normal
     densities instead would be without bias, but in many dimensions a few rewards would have all the weight.
 
+    With `sigma_lr`, perturbations are ``sigma * spread * noise(key)``, steps are multiplied by ``spread``, and
+    ``log(spread)`` moves by ``sigma_lr / 2`` times the mean of ``discount ** s * u * (noise(key) ** 2 - 1)``: where
+    large perturbations, of either sign, earn more, they become larger.
+
     References
     ----------
     Salimans et al. 2017, Evolution Strategies as a Scalable Alternative to Reinforcement Learning, algorithms 1
-    and 2.
+    and 2. Schaul et al. 2011, High Dimensions and Heavy Tails for Natural Evolution Strategies, algorithm 2
+    (separable natural evolution strategies), for the spread.
 
     Examples
     --------
@@ -95,6 +102,7 @@ class Solver:
         self.strategy = strategy
         self.discount = discount
         self.max_staleness = max_staleness
+        self.spread: Rows = np.ones(len(parameters), np.float32)
         self.updates = 0
         # Which update made which version; those of branches that were rolled back are not among them.
         self._lineage: dict[int, int] = {}
@@ -108,7 +116,7 @@ class Solver:
 
     def ask(self, keys: npt.ArrayLike) -> Rows:
         """Return the perturbation that each key stands for, to be added to the parameters: float32 (keys, n)."""
-        return np.float32(self.strategy.sigma) * self.noise.rows(keys, self.num_parameters)
+        return np.float32(self.strategy.sigma) * self.spread * self.noise.rows(keys, self.num_parameters)
 
     def tell(
         self, keys: npt.ArrayLike, rewards: npt.ArrayLike, versions: npt.ArrayLike | None = None
@@ -139,7 +147,11 @@ class Solver:
         total = self.noise.weighted_sum(numbers[good], weights, self.num_parameters)
         gradient = total / np.float32(used * self.strategy.sigma)
         gradient -= np.float32(self.strategy.weight_decay) * self.parameters
-        self.parameters = self.parameters + self._steps.step(gradient, self.strategy.lr)
+        self.parameters = self.parameters + self.spread * self._steps.step(gradient, self.strategy.lr)
+        if self.strategy.sigma_lr:
+            squares = self.noise.weighted_sum(numbers[good], weights, self.num_parameters, power=2)
+            growth = (squares - np.float32(weights.sum())) / np.float32(used)
+            self.spread = self.spread * np.exp(np.float32(self.strategy.sigma_lr / 2) * growth)
         self.updates += 1
         return Update(
             used, int((ages[good] > 0).sum()), len(good) - used, earned[good].mean(), earned[good].max()
@@ -163,7 +175,8 @@ class Solver:
     def state(self) -> State:
         """Return everything that decides future updates, but for the parameters."""
         return State(
-            {f"steps/{name}": array for name, array in self._steps.arrays().items()},
+            {f"steps/{name}": array for name, array in self._steps.arrays().items()}
+            | {"spread": self.spread},
             {
                 "strategy": asdict(self.strategy),
                 "discount": self.discount,
@@ -205,6 +218,8 @@ class Solver:
                 prefix = "steps/"
                 arrays = {n.removeprefix(prefix): a for n, a in state.arrays.items() if n.startswith(prefix)}
                 solver._steps.load(arrays)
+            # Versions from before there was one have none.
+            solver.spread = state.arrays.get("spread", solver.spread)
             same = (solver.noise.seed, solver.noise.size) == (stored.seed, facts["noise"]["size"])
             checksum = int(facts["noise"]["checksum"])
         except (LookupError, TypeError, AttributeError) as error:

@@ -19,9 +19,12 @@ class Strategy:
     Attributes
     ----------
     sigma : float
-        Standard deviation of the perturbation of each parameter.
+        Standard deviation of the perturbation of each parameter; with `sigma_lr`, at first.
     lr : float
         Learning rate. With "adam" it is about the most that one update moves a parameter.
+    sigma_lr : float
+        How fast the standard deviation of each parameter follows rewards, and steps of the parameter with it; 0
+        keeps it.
     optimizer : {"adam", "sgd"}
     momentum : float
         Of "sgd"; beta 1 of "adam".
@@ -40,6 +43,7 @@ class Strategy:
 
     sigma: float = 0.1
     lr: float = 0.05
+    sigma_lr: float = 0.0
     optimizer: str = "adam"
     momentum: float = 0.9
     weight_decay: float = 0.0
@@ -53,8 +57,9 @@ class Strategy:
         for name in ("sigma", "lr"):
             if not 0 < self._number(name) < math.inf:
                 raise JobError(f"{name} must be a positive number, got {getattr(self, name)!r}")
-        if not 0 <= self._number("weight_decay") < math.inf:
-            raise JobError(f"weight_decay must be 0 or a positive number, got {self.weight_decay!r}")
+        for name in ("sigma_lr", "weight_decay"):
+            if not 0 <= self._number(name) < math.inf:
+                raise JobError(f"{name} must be 0 or a positive number, got {getattr(self, name)!r}")
         if not 0 <= self._number("momentum") < 1:
             raise JobError(f"momentum must be at least 0 and below 1, got {self.momentum!r}")
         for name, known in (("optimizer", STEPS), ("shaping", SHAPINGS)):

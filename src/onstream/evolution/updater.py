@@ -60,7 +60,7 @@ class Updater:
     directory : path
         Which `onstream es init` began. Nothing of the policy's code is needed.
     changes : mapping, optional
-        Settings of the strategy to change: lr, optimizer, momentum, weight_decay, population or shaping.
+        Settings of the strategy to change: lr, sigma_lr, optimizer, momentum, weight_decay, population or shaping.
     note : callable, optional
         Receives a sentence for whatever a person should know.
 
