@@ -9,6 +9,7 @@ import os
 
 # As the command does. onstream is compared with itself here, so it favours nobody.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import multiprocessing
 import tempfile

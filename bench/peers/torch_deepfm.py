@@ -1,8 +1,13 @@
-"""DeepFM as one writes it in plain PyTorch, whole and without its embeddings."""
+"""DeepFM as one writes it in plain PyTorch, whole and without its embeddings.
+
+Run it in a process of its own, with PyTorch as it comes: python -m bench.peers.torch_deepfm whole|bare|inputs ROWS
+Each line of its input is answered with the examples a second of one more round.
+"""
 
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench.data import Ids
+from bench.common import rate
+from bench.data import COLUMNS, Ids, criteo, dense, zipf_ids
 
 
 class DeepFM(nn.Module):
@@ -106,3 +112,21 @@ def bare(
         return loss.item()
 
     return step
+
+
+def main(peer: str, rows: int, batch_rows: int = 4096) -> None:
+    """Answer each line of input with the rate of one round over `rows` examples."""
+    repeats = rows // batch_rows
+    if peer == "whole":
+        ids, num_rows = dense(zipf_ids(rows, len(COLUMNS)))
+        labels = np.asarray(criteo(rows)["label"]).astype(np.float32)
+        step = whole(list(zip(np.split(ids, repeats), np.split(labels, repeats), strict=True)), num_rows)
+    else:
+        step = bare(batch_rows, len(COLUMNS), input_grads=peer == "inputs")
+    measured = rate(step, batch_rows, repeats=repeats)
+    for _ in sys.stdin:
+        print(measured(), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
