@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <utility>
 #include <vector>
@@ -59,6 +60,25 @@ class Pages {
     size_t mapped_ = 0;
     std::byte* data_ = nullptr;
     size_t size_ = 0;
+};
+
+// Values that are written before they are read: growing forgets them and sets nothing to zero.
+template <typename T>
+class Buffer {
+  public:
+    void grow_to(size_t n) {
+        if (n <= capacity_) return;
+        data_ = std::make_unique_for_overwrite<T[]>(n);
+        capacity_ = n;
+    }
+    T* data() { return data_.get(); }
+    const T* data() const { return data_.get(); }
+    T& operator[](size_t i) { return data_[i]; }
+    const T& operator[](size_t i) const { return data_[i]; }
+
+  private:
+    std::unique_ptr<T[]> data_;
+    size_t capacity_ = 0;
 };
 
 // Hands out blocks of one size. Regions double up to a bound, so a small table is small and a large one has

@@ -271,6 +271,17 @@ NB_MODULE(core, m) {
           "max_bytes"_a = 65536);
     bind_text(m);
 
+    nb::class_<Plan>(m, "Plan")
+        .def(
+            "__init__",
+            [](Plan* at, In<uint64_t> keys, int threads) {
+                nb::gil_scoped_release release;
+                new (at)
+                    Plan(keys.data(), keys.shape(0), std::clamp(threads, 1, static_cast<int>(kPartitions)));
+            },
+            "keys"_a, "threads"_a = 1)
+        .def("__len__", &Plan::size);
+
     nb::class_<Table>(m, "Table")
         .def(
             "__init__",
@@ -294,6 +305,23 @@ NB_MODULE(core, m) {
                 }
             },
             "keys"_a, "out"_a, "now"_a, "learn"_a)
+        .def(
+            "pull_planned",
+            [](Table& table, const Plan& plan,
+               nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> out, uint32_t now) {
+                check_rows("out", out.shape(0), out.shape(1), plan.size(), table.dim());
+                nb::gil_scoped_release release;
+                table.pull(plan, out.data(), now);
+            },
+            "plan"_a, "out"_a, "now"_a)
+        .def(
+            "push_planned",
+            [](Table& table, const Plan& plan, In2<float> grads) {
+                check_rows("grads", grads.shape(0), grads.shape(1), plan.size(), table.dim());
+                nb::gil_scoped_release release;
+                table.push(plan, grads.data());
+            },
+            "plan"_a, "grads"_a)
         .def(
             "push",
             [](Table& table, In<uint64_t> keys, In2<float> grads) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "threads.h"
 
@@ -10,9 +11,6 @@ namespace onstream {
 namespace {
 
 constexpr uint32_t kNone = Partition::kNone;
-
-// Below this many keys one thread is faster than waking another.
-constexpr size_t kFewKeys = 4096;
 
 // Look-ups under way at once: enough to cover a memory latency, few enough for the line fill buffers.
 constexpr size_t kAhead = 16;
@@ -49,12 +47,42 @@ double normal_quantile(double p) {
     return q < 0 ? -value : value;
 }
 
-void copy_row(float* to, const float* from, uint32_t dim) {
-    // A fixed size lets the compiler keep the usual row in registers.
-    if (dim == 16) {
-        std::memcpy(to, from, 64);
+// Calls work(width) with the width as a constant for the usual ones: the compiler then unrolls what is done
+// with a row.
+template <typename Work>
+void with_width(uint32_t width, Work work) {
+    if (width == 1) {
+        work(std::integral_constant<uint32_t, 1>());
+    } else if (width == 16) {
+        work(std::integral_constant<uint32_t, 16>());
     } else {
-        std::memcpy(to, from, 4 * size_t{dim});
+        work(width);
+    }
+}
+
+template <typename Width>
+void copy_row(float* to, const float* from, Width width) {
+    std::memcpy(to, from, 4 * size_t{width});
+}
+
+// Sums the gradients of each key that occurs more than once, in the order of the batch. A partition's
+// positions lie too far apart for the processor to foresee them.
+template <typename Width>
+void sum_repeats(const Plan& plan, uint32_t p, const float* grads, float* sums, Width dim) {
+    const uint32_t begin = plan.begin(p);
+    const uint32_t last = begin + plan.num_distinct(p);
+    for (uint32_t place = begin; place < last; ++place) {
+        // Those that occur once as well: they are read soon after.
+        if (place + kAhead < last) __builtin_prefetch(grads + size_t{plan.firsts()[place + kAhead]} * dim);
+        if (plan.counts()[place] == 1) continue;
+        copy_row(sums + size_t{place} * dim, grads + size_t{plan.firsts()[place]} * dim, dim);
+    }
+    const uint32_t end = begin + plan.num_repeats(p);
+    for (uint32_t i = begin; i < end; ++i) {
+        if (i + kAhead < end) __builtin_prefetch(grads + size_t{plan.repeats()[i + kAhead]} * dim);
+        const float* __restrict grad = grads + size_t{plan.repeats()[i]} * dim;
+        float* __restrict sum = sums + size_t{plan.repeat_places()[i]} * dim;
+        for (uint32_t j = 0; j < dim; ++j) sum[j] += grad[j];
     }
 }
 
@@ -80,8 +108,6 @@ Table::Table(const Config& config) : config_(config) {
     }
     counters_.resize(1 + kPartitions);
 }
-
-int Table::threads_for(size_t n) const { return n < kFewKeys ? 1 : config_.threads; }
 
 uint64_t Table::size() const {
     uint64_t rows = 0;
@@ -119,131 +145,56 @@ void Table::birth(uint64_t key, float* weights) const {
     }
 }
 
-// A stable counting sort of the positions by partition. Each thread takes a range of positions, so all writes
-// of a thread go to its own cache lines.
-void Table::group(const uint64_t* keys, size_t n) {
-    plan_.fresh = false;
-    plan_.keys.resize(n);
-    plan_.grouped.resize(n);
-    plan_.positions.resize(n);
-    plan_.slots.resize(n);
-    plan_.distinct.resize(n);
-    plan_.weights.resize(n);
-    const int threads = threads_for(n);
-    const size_t ranges = static_cast<size_t>(threads);
-    std::vector<uint32_t> starts(ranges * kPartitions);
-    for_each_item(threads, ranges, [&](size_t r) {
-        uint32_t counts[kPartitions] = {};
-        const size_t end = n * (r + 1) / ranges;
-        for (size_t i = n * r / ranges; i < end; ++i) {
-            plan_.keys[i] = keys[i];
-            if (keys[i] != kNoRow) counts[partition_of(spread(keys[i]))] += 1;
+// Finds the rows of a partition's distinct keys, many look-ups overlapping: ask for the index slot of one,
+// read the slot of an earlier one and ask for its row, and use the row of a still earlier one.
+void Table::look_up(const Plan& plan, uint32_t p, uint32_t now, bool learn) {
+    const Partition& rows = rows_[p];
+    const uint32_t begin = plan.begin(p);
+    const uint32_t end = begin + plan.num_distinct(p);
+    for (uint32_t i = begin; i < end + 2 * kAhead; ++i) {
+        if (i < end) rows.prefetch_slot(plan.spreads()[i]);
+        if (i >= begin + kAhead && i - kAhead < end) {
+            const uint32_t place = i - kAhead;
+            ids_[place] = rows.guess(plan.spreads()[place]);
+            if (ids_[place] != kNone) rows.prefetch_row(ids_[place]);
         }
-        std::copy(counts, counts + kPartitions, &starts[r * kPartitions]);
-    });
-    uint32_t at = 0;
-    for (uint32_t p = 0; p < kPartitions; ++p) {
-        plan_.bounds[p] = at;
-        for (size_t r = 0; r < ranges; ++r) {
-            const uint32_t count = starts[r * kPartitions + p];
-            starts[r * kPartitions + p] = at;
-            at += count;
-        }
-    }
-    plan_.bounds[kPartitions] = at;
-    for_each_item(threads, ranges, [&](size_t r) {
-        uint32_t next[kPartitions];
-        std::copy(&starts[r * kPartitions], &starts[r * kPartitions] + kPartitions, next);
-        const size_t end = n * (r + 1) / ranges;
-        for (size_t i = n * r / ranges; i < end; ++i) {
-            if (keys[i] == kNoRow) {
-                plan_.slots[i] = kNone;
-                continue;
-            }
-            const uint64_t spread_key = spread(keys[i]);
-            const uint32_t slot = next[partition_of(spread_key)]++;
-            plan_.grouped[slot] = spread_key;
-            plan_.positions[slot] = static_cast<uint32_t>(i);
-            plan_.slots[i] = slot;
-        }
-    });
-}
-
-// `spread` is a bijection, so equal spread keys are equal keys.
-void Table::find_distinct(uint32_t p) {
-    Part& part = plan_.parts[p];
-    const uint32_t begin = plan_.bounds[p];
-    const uint32_t end = plan_.bounds[p + 1];
-    part.keys.clear();
-    part.spreads.clear();
-    part.counts.clear();
-    uint32_t bits = 4;
-    while ((size_t{1} << bits) < size_t{2} * (end - begin)) bits += 1;
-    part.scratch.assign(size_t{1} << bits, 0);
-    const uint32_t mask = (1u << bits) - 1;
-    for (uint32_t slot = begin; slot < end; ++slot) {
-        const uint64_t spread_key = plan_.grouped[slot];
-        // The partition took the lowest bits; the index of the table will take the highest.
-        uint32_t at = static_cast<uint32_t>(spread_key >> 8) & mask;
-        while (part.scratch[at] != 0 && part.spreads[part.scratch[at] - 1] != spread_key)
-            at = (at + 1) & mask;
-        if (part.scratch[at] == 0) {
-            part.spreads.push_back(spread_key);
-            part.keys.push_back(plan_.keys[plan_.positions[slot]]);
-            part.counts.push_back(0);
-            part.scratch[at] = static_cast<uint32_t>(part.spreads.size());
-        }
-        const uint32_t which = part.scratch[at] - 1;
-        part.counts[which] += 1;
-        plan_.distinct[slot] = which;
-    }
-}
-
-// Finds the rows of a part's distinct keys, many look-ups overlapping: ask for the index slot of one, read
-// the slot of an earlier one and ask for its row, and use the row of a still earlier one.
-void Table::look_up(uint32_t p, uint32_t now, bool learn) {
-    Part& part = plan_.parts[p];
-    Partition& rows = rows_[p];
-    const size_t n = part.keys.size();
-    part.ids.resize(n);
-    for (size_t i = 0; i < n + 2 * kAhead; ++i) {
-        if (i < n) rows.prefetch_slot(part.spreads[i]);
-        if (i >= kAhead && i - kAhead < n) {
-            const size_t k = i - kAhead;
-            part.ids[k] = rows.guess(part.spreads[k]);
-            if (part.ids[k] != kNone) rows.prefetch_row(part.ids[k]);
-        }
-        if (i >= 2 * kAhead) {
-            const size_t k = i - 2 * kAhead;
-            part.ids[k] = settle(rows, p, k, part.ids[k], now, learn);
+        if (i >= begin + 2 * kAhead) {
+            const uint32_t place = i - 2 * kAhead;
+            ids_[place] = settle(plan, p, place, ids_[place], now, learn);
         }
     }
     if (learn) {
-        const uint64_t budget = kSweptPerKey * (plan_.bounds[p + 1] - plan_.bounds[p]) + 1;
-        rows.sweep(now, config_.ttl, budget);
+        const uint64_t budget = kSweptPerKey * plan.num_keys(p) + 1;
+        rows_[p].sweep(now, config_.ttl, budget);
         if (!candidates_.empty()) candidates_[p].sweep(now, config_.ttl, budget);
     }
 }
 
-// The row of one distinct key, or kNone.
-uint32_t Table::settle(Partition& rows, uint32_t p, size_t i, uint32_t guess, uint32_t now, bool learn) {
-    Part& part = plan_.parts[p];
-    const uint64_t key = part.keys[i];
+// The row of one distinct key, or kNone. Learning, it also reads it.
+uint32_t Table::settle(const Plan& plan, uint32_t p, uint32_t place, uint32_t guess, uint32_t now,
+                       bool learn) {
+    Partition& rows = rows_[p];
+    const uint64_t key = plan.keys()[place];
+    const uint64_t spread_key = plan.spreads()[place];
     uint32_t id = guess;
     // The guess knew the tag alone, and rows may have come and gone since.
-    if (id != kNone && rows.row(id)->key != key) id = rows.find(key, part.spreads[i]);
+    if (id != kNone && rows.row(id)->key != key) id = rows.find(key, spread_key);
     if (id != kNone && rows.row(id)->expired(now, config_.ttl)) {
-        if (learn) rows.erase(id, part.spreads[i]);
+        if (learn) rows.erase(id, spread_key);
         id = kNone;
     }
     if (!learn) return id;
-    uint32_t sights = part.counts[i];
+    float* value = values_.data() + size_t{place} * config_.dim;
+    uint32_t sights = plan.counts()[place];
     if (id == kNone) {
-        if (!admit(p, key, part.spreads[i], part.counts[i], now, sights)) return kNone;
-        id = rows.create(key, part.spreads[i], now);
+        birth(key, value);
+        if (!admit(p, key, spread_key, sights, now, sights)) return kNone;
+        id = rows.create(key, spread_key, now);
         float* weights = rows.row(id)->floats();
-        birth(key, weights);
+        copy_row(weights, value, config_.dim);
         for (const Slice& slice : config_.slices) begin_state(slice, weights, weights + config_.dim);
+    } else {
+        copy_row(value, rows.row(id)->floats(), config_.dim);
     }
     Row* row = rows.row(id);
     row->add_sights(sights);
@@ -303,30 +254,6 @@ bool Table::admit(uint32_t p, uint64_t key, uint64_t spread_key, uint32_t times,
     return grown >= admission.times;
 }
 
-// Notes for every slot of a part where its weights lie.
-void Table::point(uint32_t p) {
-    Part& part = plan_.parts[p];
-    const uint32_t dim = config_.dim;
-    size_t unborn = 0;
-    for (const uint32_t id : part.ids) unborn += id == kNone;
-    part.unborn.resize(unborn * dim);
-    // `steps` serves as the list of pointers by distinct key; push fills in the gradients.
-    part.steps.resize(part.ids.size());
-    float* next = part.unborn.data();
-    for (size_t i = 0; i < part.ids.size(); ++i) {
-        if (part.ids[i] != kNone) {
-            part.steps[i] = {rows_[p].row(part.ids[i])->floats(), nullptr};
-            continue;
-        }
-        birth(part.keys[i], next);
-        part.steps[i] = {next, nullptr};
-        next += dim;
-    }
-    for (uint32_t slot = plan_.bounds[p]; slot < plan_.bounds[p + 1]; ++slot) {
-        plan_.weights[slot] = part.steps[plan_.distinct[slot]].weights;
-    }
-}
-
 // Reads rows one by one: what is only read needs neither grouping nor distinct keys, and any number of
 // threads may read at once.
 void Table::read(const uint64_t* keys, size_t n, float* out, uint32_t now) const {
@@ -376,97 +303,99 @@ void Table::copy_or_birth(uint64_t key, uint64_t spread_key, uint32_t guess, uin
     }
 }
 
+void Table::pull(const Plan& plan, float* out, uint32_t now) {
+    std::lock_guard guard(mutex_);
+    pull_planned(plan, out, now);
+}
+
 void Table::pull(const uint64_t* keys, size_t n, float* out, uint32_t now) {
     std::lock_guard guard(mutex_);
-    const uint32_t dim = config_.dim;
+    own_keys_.assign(keys, keys + n);
+    own_.make(keys, n, config_.threads);
+    pull_planned(own_, out, now);
+}
+
+void Table::pull_planned(const Plan& plan, float* out, uint32_t now) {
+    const size_t n = plan.size();
     const int threads = threads_for(n);
-    group(keys, n);
+    pulled_ = 0;
+    ids_.grow_to(n);
+    values_.grow_to(n * config_.dim);
     counters_[0] += 1;
-    for_each_item(threads, kPartitions, [&](size_t p) {
-        find_distinct(static_cast<uint32_t>(p));
-        look_up(static_cast<uint32_t>(p), now, true);
-        point(static_cast<uint32_t>(p));
-    });
+    for_each_item(threads, kPartitions,
+                  [&](size_t p) { look_up(plan, static_cast<uint32_t>(p), now, true); });
     // Rows are written by ranges of positions, not by partition: with narrow rows many share a cache line.
     const size_t ranges = static_cast<size_t>(threads) * 4;
     for_each_item(threads, ranges, [&](size_t r) {
         const size_t end = n * (r + 1) / ranges;
-        for (size_t i = n * r / ranges; i < end; ++i) {
-            if (i + kAhead < end && plan_.slots[i + kAhead] != kNone) {
-                const float* later = plan_.weights[plan_.slots[i + kAhead]];
-                __builtin_prefetch(later);
-                __builtin_prefetch(later + dim - 1);
+        with_width(config_.dim, [&](auto dim) {
+            const float* values = values_.data();
+            for (size_t i = n * r / ranges; i < end; ++i) {
+                if (dim > 4 && i + kAhead < end && plan.by_position()[i + kAhead] != kNone) {
+                    __builtin_prefetch(values + size_t{plan.by_position()[i + kAhead]} * dim);
+                }
+                const uint32_t place = plan.by_position()[i];
+                if (place == kNone) {
+                    std::fill(out + i * dim, out + (i + 1) * dim, 0.0f);
+                } else {
+                    copy_row(out + i * dim, values + size_t{place} * dim, dim);
+                }
             }
-            float* to = out + i * dim;
-            if (plan_.slots[i] == kNone) {
-                std::fill(to, to + dim, 0.0f);
-            } else {
-                copy_row(to, plan_.weights[plan_.slots[i]], dim);
-            }
-        }
+        });
     });
-    plan_.fresh = true;
+    pulled_ = plan.serial();
+}
+
+void Table::push(const Plan& plan, const float* grads) {
+    std::lock_guard guard(mutex_);
+    push_planned(plan, grads);
 }
 
 void Table::push(const uint64_t* keys, size_t n, const float* grads) {
     std::lock_guard guard(mutex_);
-    const uint32_t dim = config_.dim;
-    const int threads = threads_for(n);
     // The usual push follows the pull of the same keys; then everything is known already.
-    const bool known =
-        plan_.fresh && plan_.keys.size() == n && std::memcmp(plan_.keys.data(), keys, n * 8) == 0;
-    if (!known) group(keys, n);
-    for_each_item(threads, kPartitions, [&](size_t item) {
+    if (own_keys_.size() != n || std::memcmp(own_keys_.data(), keys, n * 8) != 0) {
+        own_keys_.assign(keys, keys + n);
+        own_.make(keys, n, config_.threads);
+    }
+    push_planned(own_, grads);
+}
+
+void Table::push_planned(const Plan& plan, const float* grads) {
+    const bool known = pulled_ != 0 && pulled_ == plan.serial();
+    // Whoever pushes again pushes more: rows may be others then.
+    pulled_ = 0;
+    ids_.grow_to(plan.size());
+    sums_.grow_to(plan.size() * config_.dim);
+    for_each_item(threads_for(plan.size()), kPartitions, [&](size_t item) {
         const auto p = static_cast<uint32_t>(item);
-        Part& part = plan_.parts[p];
+        const uint32_t begin = plan.begin(p);
+        const uint32_t num_distinct = plan.num_distinct(p);
         if (!known) {
-            find_distinct(p);
-            look_up(p, 0, false);
-            for (const uint32_t id : part.ids) {
-                if (id != kNone) rows_[p].touch(id);
+            look_up(plan, p, 0, false);
+            for (uint32_t place = begin; place < begin + num_distinct; ++place) {
+                if (ids_[place] != kNone) rows_[p].touch(ids_[place]);
             }
-            point(p);
         }
-        size_t repeated = 0;
-        for (const uint32_t count : part.counts) repeated += count > 1;
-        part.sums.resize(repeated * dim);
-        float* next = part.sums.data();
-        for (Step& step : part.steps) step.grad = nullptr;
-        for (uint32_t slot = plan_.bounds[p]; slot < plan_.bounds[p + 1]; ++slot) {
-            const uint32_t which = plan_.distinct[slot];
-            const float* grad = grads + size_t{plan_.positions[slot]} * dim;
-            // One partition's positions lie too far apart for the processor to foresee them.
-            if (slot + kAhead < plan_.bounds[p + 1]) {
-                __builtin_prefetch(grads + size_t{plan_.positions[slot + kAhead]} * dim);
-            }
-            Step& step = part.steps[which];
-            if (step.grad == nullptr) {
-                if (part.counts[which] == 1) {
-                    step.grad = grad;
-                    continue;
-                }
-                copy_row(next, grad, dim);
-                step.grad = next;
-                next += dim;
-                continue;
-            }
-            auto* __restrict sum = const_cast<float*>(step.grad);
-            for (uint32_t j = 0; j < dim; ++j) sum[j] += grad[j];
+        with_width(config_.dim, [&](auto dim) { sum_repeats(plan, p, grads, sums_.data(), dim); });
+        std::vector<Step> steps;
+        steps.reserve(num_distinct);
+        for (uint32_t place = begin; place < begin + num_distinct; ++place) {
+            if (ids_[place] == kNone) continue;
+            const bool summed = plan.counts()[place] > 1;
+            const float* grad = summed ? &sums_[size_t{place} * config_.dim]
+                                       : grads + size_t{plan.firsts()[place]} * config_.dim;
+            steps.push_back({rows_[p].row(ids_[place])->floats(), grad});
         }
-        size_t kept = 0;
-        for (size_t i = 0; i < part.steps.size(); ++i) {
-            if (part.ids[i] != kNone) part.steps[kept++] = part.steps[i];
-        }
-        for (const Slice& slice : config_.slices) apply(slice, dim, part.steps.data(), kept);
+        for (const Slice& slice : config_.slices) apply(slice, config_.dim, steps.data(), steps.size());
     });
-    plan_.fresh = false;
 }
 
 Cut Table::choose(bool candidates, bool all) {
     std::lock_guard guard(mutex_);
     Cut cut;
     if (candidates && candidates_.empty()) return cut;
-    for_each_item(threads_for(kFewKeys), kPartitions, [&](size_t p) {
+    for_each_item(config_.threads, kPartitions, [&](size_t p) {
         const Partition& part = partition(candidates, static_cast<uint32_t>(p));
         cut.ids[p] = all ? part.all() : part.touched();
         if (!all) cut.deleted[p] = part.deleted();
@@ -500,14 +429,14 @@ void Table::copy(bool candidates, const Cut& cut, uint64_t* keys, uint32_t* seen
 void Table::cut_done(bool candidates) {
     std::lock_guard guard(mutex_);
     // A push that follows must mark its rows as touched again.
-    plan_.fresh = false;
+    pulled_ = 0;
     if (candidates && candidates_.empty()) return;
     for (uint32_t p = 0; p < kPartitions; ++p) partition(candidates, p).cut_done();
 }
 
 uint64_t Table::evict(uint32_t now, uint64_t max_rows) {
     std::lock_guard guard(mutex_);
-    plan_.fresh = false;
+    pulled_ = 0;
     uint64_t erased = 0;
     for (uint32_t p = 0; p < kPartitions; ++p) {
         erased += rows_[p].sweep(now, config_.ttl, max_rows / kPartitions + 1);
@@ -519,7 +448,7 @@ uint64_t Table::evict(uint32_t now, uint64_t max_rows) {
 void Table::load(bool candidates, size_t n, const uint64_t* keys, const uint32_t* seen, const uint32_t* count,
                  const float* weights, const float* state, bool touched, bool newer_only) {
     std::lock_guard guard(mutex_);
-    plan_.fresh = false;
+    pulled_ = 0;
     if (candidates && candidates_.empty()) return;
     const uint32_t dim = candidates ? 0 : config_.dim;
     const uint32_t width = candidates ? 0 : state_width_;
@@ -551,7 +480,7 @@ void Table::load(bool candidates, size_t n, const uint64_t* keys, const uint32_t
 
 uint64_t Table::remove(bool candidates, const uint64_t* keys, size_t n) {
     std::lock_guard guard(mutex_);
-    plan_.fresh = false;
+    pulled_ = 0;
     if (candidates && candidates_.empty()) return 0;
     uint64_t removed = 0;
     for (size_t i = 0; i < n; ++i) {

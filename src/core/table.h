@@ -2,12 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <shared_mutex>
 #include <vector>
 
 #include "optimizers.h"
+#include "plan.h"
 #include "rows.h"
 
 namespace onstream {
@@ -52,10 +52,12 @@ class Table {
 
     // out: (n, dim). Key 0 reads as zeros. A key without a row reads as the row that it would be born with. A
     // pull is a sight of its keys; a read changes nothing, and runs beside other reads.
+    void pull(const Plan& plan, float* out, uint32_t now);
     void pull(const uint64_t* keys, size_t n, float* out, uint32_t now);
     void read(const uint64_t* keys, size_t n, float* out, uint32_t now) const;
 
-    // grads: (n, dim). Keys without a row are passed over.
+    // grads: (n, dim). Keys without a row are passed over. A push of what was pulled last looks nothing up.
+    void push(const Plan& plan, const float* grads);
     void push(const uint64_t* keys, size_t n, const float* grads);
 
     // A cut in two steps, so that the caller can allocate between them: the rows touched since the last cut
@@ -82,38 +84,13 @@ class Table {
     uint64_t size_bytes() const;
 
   private:
-    // What one pull found out about the keys of one partition; the push that follows needs it again.
-    struct Part {
-        std::vector<uint64_t> keys;     // distinct keys, in order of occurrence
-        std::vector<uint64_t> spreads;  // spread(key)
-        std::vector<uint32_t> ids;      // their rows, or kNone
-        std::vector<uint32_t> counts;   // occurrences
-        std::vector<float> unborn;      // rows that are read but do not exist
-        std::vector<uint32_t> scratch;  // hash set of the distinct keys
-        std::vector<float> sums;        // push: gradients of keys that occur more than once
-        std::vector<Step> steps;
-    };
-
-    // Keys of one batch, grouped by partition, in order of occurrence within each.
-    struct Plan {
-        std::vector<uint64_t> keys;         // (n,) as they came
-        std::vector<uint64_t> grouped;      // (n,) spread keys by slot
-        std::vector<uint32_t> positions;    // (n,) position of a slot
-        std::vector<uint32_t> slots;        // (n,) slot of a position; kNone for key 0
-        std::vector<uint32_t> distinct;     // (n,) number among its part's distinct keys, by slot
-        std::vector<const float*> weights;  // (n,) where a slot reads its row
-        uint32_t bounds[kPartitions + 1] = {};
-        std::vector<Part> parts{kPartitions};
-        bool fresh = false;  // ids are those of the rows as they are now
-    };
-
-    int threads_for(size_t n) const;
-    void group(const uint64_t* keys, size_t n);
-    void find_distinct(uint32_t p);
-    void look_up(uint32_t p, uint32_t now, bool learn);
-    uint32_t settle(Partition& rows, uint32_t p, size_t i, uint32_t guess, uint32_t now, bool learn);
+    int threads_for(size_t n) const { return onstream::threads_for(n, config_.threads); }
+    void look_up(const Plan& plan, uint32_t p, uint32_t now, bool learn);
+    uint32_t settle(const Plan& plan, uint32_t p, uint32_t place, uint32_t guess, uint32_t now, bool learn);
+    void apply_sums(const Plan& plan, uint32_t p);
+    void pull_planned(const Plan& plan, float* out, uint32_t now);
+    void push_planned(const Plan& plan, const float* grads);
     bool admit(uint32_t p, uint64_t key, uint64_t spread_key, uint32_t times, uint32_t now, uint32_t& sights);
-    void point(uint32_t p);
     void birth(uint64_t key, float* weights) const;
     void copy_or_birth(uint64_t key, uint64_t spread_key, uint32_t guess, uint32_t now, float* out) const;
     Partition& partition(bool candidates, uint32_t p) { return candidates ? candidates_[p] : rows_[p]; }
@@ -124,7 +101,12 @@ class Table {
     std::vector<Partition> candidates_;  // keys that wait for admission: rows without floats
     std::vector<uint8_t> sketch_;        // (partitions, depth, cells), count-min
     std::vector<uint64_t> counters_;  // [0]: learning pulls; [1 + p]: additions to the sketch of p since aged
-    Plan plan_;
+    // By place of the plan that was pulled last: the row of a key, or kNone; what was read; summed gradients.
+    uint64_t pulled_ = 0;  // its serial number; 0 once rows may have come or gone
+    Buffer<uint32_t> ids_;
+    Buffer<float> values_, sums_;
+    Plan own_;  // of the keys that came without a plan
+    std::vector<uint64_t> own_keys_;
     mutable std::shared_mutex mutex_;
 };
 

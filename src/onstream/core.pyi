@@ -190,6 +190,15 @@ def decode_avro(
     The GIL is released.
     """
 
+class Plan:
+    """What the keys of a batch tell before any row is looked at: where each partition's are, which are the same."""
+
+    def __init__(self, keys: npt.NDArray[np.uint64], threads: int = 1) -> None:
+        """Work it out; the GIL is released."""
+
+    def __len__(self) -> int:
+        """Return the number of keys, repetitions included."""
+
 class Table:
     """Rows of float32 by 64-bit key, each with the state of its optimizer, last-seen time and count.
 
@@ -214,7 +223,9 @@ class Table:
     def pull(
         self, keys: npt.NDArray[np.uint64], out: npt.NDArray[np.float32], now: int, learn: bool
     ) -> None: ...
+    def pull_planned(self, plan: Plan, out: npt.NDArray[np.float32], now: int) -> None: ...
     def push(self, keys: npt.NDArray[np.uint64], grads: npt.NDArray[np.float32]) -> None: ...
+    def push_planned(self, plan: Plan, grads: npt.NDArray[np.float32]) -> None: ...
     def cut(self, candidates: bool, all: bool) -> tuple[Any, ...]:
         """Return (keys, seen, count, weights, state, deleted, bounds, deleted_bounds)."""
 

@@ -104,11 +104,10 @@ def test_one_export_serves_the_parameters_of_every_later_state():
     assert learner.export() is first
 
 
-def test_there_is_no_export_before_a_batch_was_learned_from():
+def test_there_is_no_export_before_a_batch():
     network, layout = NETWORKS["mlp"]
     learner = Torch(network)
     learner.bind(layout, 0)
-    learner.predict(*drawn(layout, 5))
     assert learner.export() is None
     learner.learn(*drawn(layout, 5))
     assert learner.export() is not None

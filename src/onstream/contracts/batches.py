@@ -12,6 +12,7 @@ import numpy.typing as npt
 from onstream.contracts.streams import Capture, Reject
 from onstream.contracts.tables import TableSpec
 from onstream.contracts.values import Keys, Positions, Rows, State
+from onstream.core import Plan
 
 __all__ = ["Batch", "Emission", "FeedbackPolicy", "Field", "Label", "Layout", "Phase", "Task"]
 
@@ -183,6 +184,8 @@ class Batch:
         By label, where feedback comes late and the stream tells how far it has come.
     source : Capture, optional
         What the stream must remember to go on after this batch.
+    plans : dict of str to Plan
+        What a table needs to find out about `keys`, where that was done ahead.
     """
 
     num_rows: int
@@ -201,3 +204,4 @@ class Batch:
     emissions: dict[str, Emission] = field(default_factory=dict)
     again: bool = False
     source: Capture | None = None
+    plans: dict[str, Plan] = field(default_factory=dict)

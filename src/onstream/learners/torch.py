@@ -76,7 +76,7 @@ class Torch:
         Stop after so many batches in a row whose loss or gradients are not finite.
     servable : bool
         Whether checkpoints hold the network in a form that needs none of its code. Exporting it takes about a
-        second, once, before the first batch is learned from.
+        second, once, before the first checkpoint of a run.
 
     Notes
     -----
@@ -177,8 +177,6 @@ class Torch:
         leaves = {name: torch.from_numpy(array).requires_grad_() for name, array in rows.items()}
         x = gather_inputs(self._layout, batch, leaves)
         self._ready(x)
-        if self._export_due:
-            self._export()
         if self._modal:
             with self._evaluating(), torch.no_grad():
                 predictions = self._activate(self._forward(x))
@@ -346,10 +344,15 @@ class Torch:
         Returns
         -------
         State or None
-            The same bytes each time; parameters and buffers are those of `state`. None before the first batch
-            was learned from, if the network cannot be exported, which `notes` then tells, or if it is not to
-            be `servable`.
+            The same bytes each time; parameters and buffers are those of `state`. None before the first batch,
+            if the network cannot be exported, which `notes` then tells, or if it is not to be `servable`.
+
+        Notes
+        -----
+        The first call after a batch takes about a second.
         """
+        if self._export_due and self._modal is not None and self._waiting is None:
+            self._export()
         return self._exported
 
     def _export(self) -> None:

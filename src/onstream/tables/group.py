@@ -6,11 +6,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from onstream.contracts import Delta, Keys, Rows, State, TableSpec
+from onstream.core import Plan
 from onstream.errors import CheckpointError
 from onstream.tables.begin import begin_state
 from onstream.tables.optimizers import Adagrad, RowOptimizer
@@ -66,7 +68,18 @@ class TableGroup:
         """Return the number of rows of each table."""
         return {name: len(table) for name, table in self._tables.items()}
 
-    def pull(self, keys: Mapping[str, Keys], *, now: int, learn: bool = True) -> dict[str, Rows]:
+    def plan(self, keys: Mapping[str, Keys]) -> dict[str, Plan]:
+        """Work out ahead what a pull and a push need to know of a batch's keys; any thread may do so at any time."""
+        return {name: Plan(keys[name]) for name in self._tables}
+
+    def pull(
+        self,
+        keys: Mapping[str, Keys],
+        *,
+        now: int,
+        learn: bool = True,
+        plans: Mapping[str, Plan] = MappingProxyType({}),
+    ) -> dict[str, Rows]:
         """Return the rows of a batch's keys; the arrays are valid until the next pull of the same thread.
 
         Notes
@@ -81,13 +94,20 @@ class TableGroup:
             room = rooms.get(name)
             if room is None or len(room) < n:
                 room = rooms[name] = np.empty((n, table.dim), np.float32)
-            pulled[name] = table.pull(keys[name], now=now, learn=learn, out=room[:n])
+            pulled[name] = table.pull(
+                keys[name], now=now, learn=learn, out=room[:n], plan=plans.get(name)
+            )
         return pulled
 
-    def push(self, keys: Mapping[str, Keys], grads: Mapping[str, Rows]) -> None:
+    def push(
+        self,
+        keys: Mapping[str, Keys],
+        grads: Mapping[str, Rows],
+        plans: Mapping[str, Plan] = MappingProxyType({}),
+    ) -> None:
         """Apply one gradient step to every table in `grads`."""
         for name, grad in grads.items():
-            self._tables[name].push(keys[name], grad)
+            self._tables[name].push(keys[name], grad, plan=plans.get(name))
 
     def cut(self) -> dict[str, Delta]:
         """Return what changed since the last cut, by name of its chain in the checkpoint."""

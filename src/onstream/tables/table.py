@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from onstream.contracts import Delta, Keys, Rows, State
+from onstream.core import Plan
 from onstream.core import Table as CoreTable
 from onstream.tables.optimizers import Adagrad, RowOptimizer
 from onstream.tables.policies import Chance, Constant, Expire, Normal, SeenTimes, Uniform
@@ -97,7 +98,15 @@ class Table:
         """Return the number of rows, those past their time included until they are reclaimed."""
         return len(self._core)
 
-    def pull(self, keys: Keys, *, now: int = 0, learn: bool = True, out: Rows | None = None) -> Rows:
+    def pull(
+        self,
+        keys: Keys,
+        *,
+        now: int = 0,
+        learn: bool = True,
+        out: Rows | None = None,
+        plan: Plan | None = None,
+    ) -> Rows:
         """Return the rows of `keys`.
 
         Parameters
@@ -110,16 +119,22 @@ class Table:
             Whether this is a sight: keys may be admitted, sights are counted, rows past their time dropped.
         out : ndarray of float32, shape (n, dim), optional
             Receives the rows.
+        plan : Plan, optional
+            Of the same keys: grouping them, and finding those that are the same, is half of the work of learning,
+            and needs no table, so it can be done ahead.
 
         Returns
         -------
         ndarray of float32, shape (n, dim)
         """
         rows = np.empty((len(keys), self.dim), np.float32) if out is None else out
-        self._core.pull(keys, rows, now, learn)
+        if learn and plan is not None:
+            self._core.pull_planned(plan, rows, now)
+        else:
+            self._core.pull(keys, rows, now, learn)
         return rows
 
-    def push(self, keys: Keys, grads: Rows) -> None:
+    def push(self, keys: Keys, grads: Rows, *, plan: Plan | None = None) -> None:
         """Apply one gradient step to the rows of `keys`.
 
         Parameters
@@ -128,6 +143,8 @@ class Table:
             Keys may repeat; gradients of one key are summed in order of occurrence, then applied once. Keys
             without a row are passed over.
         grads : ndarray of float32, shape (n, dim)
+        plan : Plan, optional
+            That of the pull.
 
         Raises
         ------
@@ -138,7 +155,10 @@ class Table:
         -----
         O(n) time. A push that follows the pull of the same keys needs no look-ups.
         """
-        self._core.push(keys, grads)
+        if plan is not None:
+            self._core.push_planned(plan, grads)
+        else:
+            self._core.push(keys, grads)
 
     def cut(self) -> Delta:
         """Return copies of the rows touched, and the keys dropped, since the last cut."""

@@ -280,9 +280,8 @@ class Trainer:
         batch = self.features.encode(
             piece.batches, piece.places, positions=piece.positions, rejects=piece.rejects
         )
-        if piece.state is None and not piece.again:
-            return batch
-        return replace(batch, source=piece.state, again=piece.again)
+        plans = self.tables.plan(batch.keys)
+        return replace(batch, source=piece.state, again=piece.again, plans=plans)
 
     def _learn(self, batch: Batch, letters: DeadLetters) -> None:
         counts = self._counts
@@ -292,7 +291,7 @@ class Trainer:
             self._warm_up(batch.now)
             counts.event_time = max(counts.event_time, batch.now)
             ids_before = self._num_ids()
-            rows = self.tables.pull(batch.keys, now=counts.event_time)
+            rows = self.tables.pull(batch.keys, now=counts.event_time, plans=batch.plans)
             if self._guard and not batch.again:
                 self._guard.update(batch, self._num_ids() - ids_before)
             outcome = self.learner.learn(batch, rows)
@@ -303,7 +302,7 @@ class Trainer:
                     f"(loss {outcome.loss}); parameters are as before"
                 )
             else:
-                self.tables.push(batch.keys, outcome.row_grads)
+                self.tables.push(batch.keys, outcome.row_grads, batch.plans)
                 if not batch.again:
                     self.meter.update(outcome.predictions, batch)
         self._steps += 1
@@ -333,6 +332,8 @@ class Trainer:
 
     def _checkpoint(self, writer: CheckpointWriter, letters: DeadLetters, clock: Clock) -> None:
         """Hand a snapshot to the writer, which makes it durable in the background."""
+        # Exporting takes a second, once; it is kept by the learner.
+        self.learner.export()
         with clock.pausing():
             writer.submit(self._snapshot(letters))
 
@@ -428,7 +429,7 @@ class Trainer:
         if self._guard and "guard" in manifest.states:
             self._guard.load(log.states(manifest, "guard"))
         if "network" in manifest.states and _features_of(manifest.facts) == _features_of(self._facts):
-            # The learner exports with its first batch; versions before that are to be served as well.
+            # The learner exports after its first batch; versions before that are to be served as well.
             self._network = log.states(manifest, "network")
         self.positions = dict(manifest.positions)
         self._restore_stream(log, manifest)
