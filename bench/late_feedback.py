@@ -1,8 +1,8 @@
 """What late feedback costs, by policy: predictions made when impressions come, scored with what came of them.
 
 A synthetic stream of known chances, delays and drift, and the flights of 2013, whose delay is known hours after they
-left. Between the oracle, which knows labels at once, and waiting until windows close lie the policies that learn from
-labels that are not final.
+left: as they left, with nights without departures, and at an even pace. Between the oracle, which knows labels at once,
+and waiting until windows close lie the policies that learn from labels that are not final.
 
 Run it: python -m bench.late_feedback
 """
@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,13 @@ from onstream.feedback import Policy
 from onstream.streams import Place
 
 Times = npt.NDArray[np.float64]
+Predicted = npt.NDArray[np.float32]
 
 FLIGHTS_JOB = Path(__file__).parents[1] / "examples" / "flights.py"
+# Of the learning rates of the example, which are for labels at once.
+RATES = (1.0, 1 / 4, 1 / 16)
+# Of an arrival, half the window: most flights have arrived by then.
+LOOK = "6h"
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ def emit(
     return Emitted(rows.combine_chunks(), due, name, policy)
 
 
-def progressive(job: Job, impressions: Impressions, *, period_s: float) -> npt.NDArray[np.float32]:
+def progressive(job: Job, impressions: Impressions, *, period_s: float) -> Predicted:
     """Predict the impressions of each period with the model as it then stands, and learn what is due in it.
 
     Learning is that of the job, batch by batch; what is due before a period begins is learned before.
@@ -255,17 +261,25 @@ def flights(*, both: bool, rows: int | None = None) -> Impressions:
     return Impressions(table.drop_columns(["arrived", "outcome"]), "late", time, known, 12 * 3600.0)
 
 
-def flights_job(emitted: Emitted, directory: str) -> Job:
+def at_even_pace(impressions: Impressions) -> Impressions:
+    """Return the impressions in their order, at equal distances in time; feedback comes as long after as it did."""
+    time = np.linspace(impressions.time[0], impressions.time[-1], len(impressions))
+    return replace(impressions, time=time, known=time + impressions.known - impressions.time)
+
+
+def flights_job(emitted: Emitted, directory: str, *, rate: float = 1.0) -> Job:
+    """Return the job of the example, its learning rates times `rate`."""
     job = load_job(FLIGHTS_JOB)
-    learner = replace(job.learner, servable=False)
-    return replace(job, stream=emitted, learner=learner, directory=directory)
+    learner = replace(job.learner, lr=rate * job.learner.lr, servable=False)
+    optimizer = replace(job.optimizer, lr=rate * job.optimizer.lr)
+    return replace(job, stream=emitted, learner=learner, optimizer=optimizer, directory=directory)
 
 
 # -------------------------------------------------------------------------------------------- figures
 
 
 def policies(after: str) -> dict[str, Policy]:
-    """Return the policies by name, the oracle first; those that look after a while do so `after` that."""
+    """Return the policies by name; those that look after a while do so `after` that."""
     return {
         "elapsed_time_sampling": ElapsedTimeSampling(after, measured=0),
         "fake_negative_weighted": FakeNegativeWeighted(),
@@ -273,6 +287,13 @@ def policies(after: str) -> dict[str, Policy]:
         "delayed_feedback": DelayedFeedback(after, measured=0),
         "wait": Wait(measured=0),
     }
+
+
+def streams(impressions: Impressions, after: str) -> dict[str, Emitted]:
+    """Return what the oracle and each policy learn, by name."""
+    found = {"oracle": emit(impressions, None, at_once=True)}
+    window_s = impressions.window_s
+    return found | {name: emit(impressions, p.within(window_s)) for name, p in policies(after).items()}
 
 
 @dataclass(frozen=True)
@@ -283,25 +304,19 @@ class Score:
     auc: float
 
 
-def measure(
-    impressions: Impressions,
-    streams: dict[str, Emitted],
-    make: Callable[[Emitted, str], Job],
-    *,
-    period_s: float,
-    skip_s: float = 0.0,
-) -> dict[str, Score]:
-    """Return the scores by stream, of impressions after the first `skip_s` seconds."""
-    label = impressions.columns[impressions.label].to_numpy().astype(np.float32)
-    counted = impressions.time >= impressions.time[0] + skip_s
-    found = {}
-    for name, emitted in streams.items():
-        with tempfile.TemporaryDirectory() as directory:
-            predicted = progressive(make(emitted, directory), impressions, period_s=period_s)
-        loss = LogLoss()
-        loss.update(predicted[counted], label[counted])
-        found[name] = Score(loss.value(), exact_auc(predicted[counted], label[counted], None))
-    return found
+Make = Callable[[Emitted, str], Job]
+
+
+def predict(impressions: Impressions, emitted: Emitted, make: Make, *, period_s: float) -> Predicted:
+    with tempfile.TemporaryDirectory() as directory:
+        return progressive(make(emitted, directory), impressions, period_s=period_s)
+
+
+def score(impressions: Impressions, predicted: Predicted, counted: slice) -> Score:
+    label = impressions.columns[impressions.label].to_numpy().astype(np.float32)[counted]
+    loss = LogLoss()
+    loss.update(predicted[counted], label)
+    return Score(loss.value(), exact_auc(predicted[counted], label, None))
 
 
 def report(what: str, scores: dict[str, Score], *, goal: str | None) -> None:
@@ -322,21 +337,10 @@ def report(what: str, scores: dict[str, Score], *, goal: str | None) -> None:
         Figure(f"{what}, AUC of {name}", score.auc, "AUC").report()
 
 
-def measure_synthetic(seeds: int) -> None:
-    rounds = []
-    for seed in range(seeds):
-        made = synthetic(seed=seed)
-        streams = {"oracle": emit(made, None, at_once=True)}
-        streams |= {name: emit(made, p.within(made.window_s)) for name, p in policies("5m").items()}
-        rounds.append(measure(made, streams, synthetic_job, period_s=900, skip_s=2 * 86_400))
-    mean = {
-        name: Score(*(float(np.mean([getattr(r[name], part) for r in rounds])) for part in ("loss", "auc")))
-        for name in rounds[0]
-    }
-    report("synthetic stream", mean, goal="> 0")
-    one, other = mean["elapsed_time_sampling"].loss, mean["fake_negative_weighted"].loss
+def report_order(what: str, scores: dict[str, Score]) -> None:
+    one, other = (scores[name].loss for name in ("elapsed_time_sampling", "fake_negative_weighted"))
     Figure(
-        "synthetic stream, elapsed_time_sampling against fake_negative_weighted",
+        f"{what}, elapsed_time_sampling against fake_negative_weighted",
         one,
         "nats",
         "fake_negative_weighted",
@@ -346,17 +350,66 @@ def measure_synthetic(seeds: int) -> None:
     ).report()
 
 
-def measure_flights(rows: int) -> None:
+def measure_synthetic(seeds: int) -> None:
+    rounds = []
+    for seed in range(seeds):
+        made = synthetic(seed=seed)
+        counted = slice(int(np.searchsorted(made.time, made.time[0] + 2 * 86_400)), None)
+        rounds.append(
+            {
+                name: score(made, predict(made, emitted, synthetic_job, period_s=900), counted)
+                for name, emitted in streams(made, "5m").items()
+            }
+        )
+    mean = {
+        name: Score(*(float(np.mean([getattr(r[name], part) for r in rounds])) for part in ("loss", "auc")))
+        for name in rounds[0]
+    }
+    report("synthetic stream", mean, goal="> 0")
+    report_order("synthetic stream", mean)
+
+
+def measure_arrivals() -> None:
+    """Measure what is told by all arrivals, in time or late."""
     year = flights(both=True)
     told = {"oracle": emit(year, None, at_once=True), "when_known": emit(year, None)}
     told["wait"] = emit(year, Wait(measured=0).within(year.window_s), told=True)
-    report("flights of the year", measure(year, told, flights_job, period_s=1_800), goal="> 0")
-    # What arrivals tell, and what only late ones do, are two questions; the other policies are for the second. After
-    # six hours, half of the window, most flights have arrived.
-    late = flights(both=False, rows=rows)
-    streams = {"oracle": emit(late, None, at_once=True)}
-    streams |= {name: emit(late, p.within(late.window_s)) for name, p in policies("6h").items()}
-    report(f"first {rows:,} flights", measure(late, streams, flights_job, period_s=1_800), goal=None)
+    scores = {
+        name: score(year, predict(year, emitted, flights_job, period_s=1_800), slice(None))
+        for name, emitted in told.items()
+    }
+    report("flights of the year", scores, goal="> 0")
+
+
+def measure_late_arrivals(what: str, late: Impressions, *, first: int) -> None:
+    """Measure what is told by late arrivals alone, after the `first` flights.
+
+    On these the learning rate is chosen, for each policy and the oracle from the same few.
+    """
+    scores = {}
+    for name, emitted in streams(late, LOOK).items():
+        found = {
+            rate: predict(late, emitted, partial(flights_job, rate=rate), period_s=1_800) for rate in RATES
+        }
+        rate = min(RATES, key=lambda rate: score(late, found[rate], slice(first)).loss)
+        Figure(f"{what}, learning rate of {name}", rate, "of the example's").report()
+        for other in RATES:
+            loss = score(late, found[other], slice(first, None)).loss
+            Figure(f"{what}, log loss of {name} at a rate of {other:g}", loss, "nats").report()
+        scores[name] = score(late, found[rate], slice(first, None))
+    report(what, scores, goal="> 0")
+    report_order(what, scores)
+
+
+def report_mix(what: str, late: Impressions) -> None:
+    """Print how the share of positives changes with the hour among the rows of a policy that emits at once."""
+    emitted = emit(late, FakeNegativeWeighted().within(late.window_s))
+    hour = (emitted.due // 3600 % 24).astype(int)
+    positive = emitted.rows[emitted.label].to_numpy()
+    rows = np.bincount(hour, minlength=24)
+    share = (np.bincount(hour, positive, 24) / rows)[rows >= len(hour) / 1000]
+    for name, value in {"least": share.min(), "mean": positive.mean(), "most": share.max()}.items():
+        Figure(f"{what}, share of positives among rows at once, {name} of an hour", value, "of 1").report()
 
 
 def main() -> None:
@@ -364,13 +417,21 @@ def main() -> None:
     parser.add_argument("--only", choices=("synthetic", "flights"))
     parser.add_argument("--seeds", type=int, default=3, help="of the synthetic stream")
     parser.add_argument("--rows", type=int, default=60_000, help="flights for the policies of rare feedback")
+    parser.add_argument("--first", type=int, default=20_000, help="of these, to choose learning rates on")
     arguments = parser.parse_args()
     # Networks are small: threads would cost more than they bring.
     torch.set_num_threads(1)
     if arguments.only != "flights":
         measure_synthetic(arguments.seeds)
     if arguments.only != "synthetic":
-        measure_flights(arguments.rows)
+        measure_arrivals()
+        late = flights(both=False, rows=arguments.rows)
+        for what, impressions in {
+            "flights as they left": late,
+            "flights at an even pace": at_even_pace(late),
+        }.items():
+            report_mix(what, impressions)
+            measure_late_arrivals(what, impressions, first=arguments.first)
 
 
 if __name__ == "__main__":

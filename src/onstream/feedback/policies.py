@@ -179,6 +179,8 @@ class FakeNegativeWeighted(Policy):
     -----
     In the emitted stream a label is positive with probability :math:`b = p / (1 + p)`; the weights are
     :math:`p / b` and :math:`(1 - p) / (1 - b)`, with :math:`f` in the place of the unknown :math:`p`.
+    That holds of many rows, not of the rows of an hour: while nothing is shown and feedback still comes, all are
+    positive. So the learner has to remember far more than the delay of feedback, and more than such an hour.
 
     References
     ----------
