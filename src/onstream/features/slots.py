@@ -353,8 +353,10 @@ def list_faults(
     column: str, max_length: int, lengths: npt.NDArray[np.int64], codes: npt.NDArray[np.uint8] | None
 ) -> list[Fault]:
     """Return what is wrong with a column of lists, by their lengths and the codes of their elements."""
+    faults = []
     too_long = lengths > max_length
-    faults = [Fault(f"column {column!r}: more than {max_length} elements", too_long)] if too_long.any() else []
+    if too_long.any():
+        faults.append(Fault(f"column {column!r}: more than {max_length} elements", too_long))
     if codes is not None:
         faults += [Fault(why, segment_sums(bad, lengths) > 0) for why, bad in hash_faults(column, codes)]
     return faults
