@@ -261,10 +261,10 @@ def flights(*, both: bool, rows: int | None = None) -> Impressions:
     return Impressions(table.drop_columns(["arrived", "outcome"]), "late", time, known, 12 * 3600.0)
 
 
-def at_even_pace(impressions: Impressions) -> Impressions:
-    """Return the impressions in their order, at equal distances in time; feedback comes as long after as it did."""
+def at_even_pace(impressions: Impressions, *, haste: float = 1.0) -> Impressions:
+    """Return the impressions in their order, at equal distances in time; delays are what they were, over `haste`."""
     time = np.linspace(impressions.time[0], impressions.time[-1], len(impressions))
-    return replace(impressions, time=time, known=time + impressions.known - impressions.time)
+    return replace(impressions, time=time, known=time + (impressions.known - impressions.time) / haste)
 
 
 def flights_job(emitted: Emitted, directory: str, *, rate: float = 1.0) -> Job:
@@ -401,6 +401,16 @@ def measure_late_arrivals(what: str, late: Impressions, *, first: int) -> None:
     report_order(what, scores)
 
 
+def measure_haste(late: Impressions, *, haste: float, first: int) -> None:
+    """Measure whether what is emitted at once is learned well where feedback comes faster than the learner forgets."""
+    hastened = at_even_pace(late, haste=haste)
+    emitted = emit(hastened, FakeNegativeWeighted().within(late.window_s))
+    predicted = predict(hastened, emitted, flights_job, period_s=1_800)
+    loss = score(hastened, predicted, slice(first, None)).loss
+    what = f"flights at an even pace, delays over {haste:g}"
+    Figure(f"{what}, log loss of fake_negative_weighted at a rate of 1", loss, "nats").report()
+
+
 def report_mix(what: str, late: Impressions) -> None:
     """Print how the share of positives changes with the hour among the rows of a policy that emits at once."""
     emitted = emit(late, FakeNegativeWeighted().within(late.window_s))
@@ -432,6 +442,7 @@ def main() -> None:
         }.items():
             report_mix(what, impressions)
             measure_late_arrivals(what, impressions, first=arguments.first)
+        measure_haste(late, haste=10, first=arguments.first)
 
 
 if __name__ == "__main__":
