@@ -33,7 +33,9 @@ def run_tests(backend, folder, *which):
         "pytest",
         "-p",
         "no:cacheprovider",
-        "tests/learners/keras_backend.py",
+        "-o",
+        "python_files=backend_*.py",
+        "tests/learners/keras_backend",
         *which,
     ]
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
