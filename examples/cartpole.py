@@ -14,20 +14,19 @@ from onstream import Gym, Policy
 
 def network():
     layers = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2))
-    # Undecided at first: a policy that begins with strong opinions has to lose them.
-    nn.init.normal_(layers[2].weight, std=0.01)
-    nn.init.zeros_(layers[2].bias)
+    # Undecided at first: a policy that begins with opinions has to lose them.
+    for parameter in layers.parameters():
+        nn.init.zeros_(parameter)
     return layers
 
 
 policy = Policy(
     network,
     Gym("CartPole-v1"),
-    sigma=0.3,
-    lr=0.3,
-    optimizer="sgd",
-    momentum=0.0,
-    shaping="nes",
-    population=16,
+    sigma=0.4,
+    lr=0.38,
+    momentum=0.5,
+    shaping="standard",
+    population=8,
     seed=int(os.environ.get("SEED", "1")),
 )

@@ -7,6 +7,6 @@ seed=${SEED:-1}
 
 onstream es init "$policy" "$model"
 until onstream es evaluate "$policy" "$model" --target 475; do
-    onstream es sample "$policy" "$model" --episodes 16 --seed "$seed"
+    onstream es sample "$policy" "$model" --episodes 8 --seed "$seed"
     onstream es update "$model"
 done

@@ -137,12 +137,12 @@ def test_cartpole_is_solved_by_the_three_commands(onstream, tmp_path, monkeypatc
     monkeypatch.setenv("SEED", str(seed))
     path, model = EXAMPLE, tmp_path / "model"
     onstream.fine("es", "init", path, model)
-    for _ in range(200):
-        onstream.fine("es", "sample", path, model, "--episodes", 16, "--seed", seed)
+    for _ in range(400):
+        onstream.fine("es", "sample", path, model, "--episodes", 8, "--seed", seed)
         onstream.fine("es", "update", model)
         if onstream("es", "evaluate", path, model, "--target", 475)[0] == 0:
             return
-    pytest.fail("200 updates were not enough")
+    pytest.fail("400 updates were not enough")
 
 
 @pytest.mark.long
