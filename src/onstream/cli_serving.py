@@ -121,7 +121,7 @@ def serve(
     ] = 65_536,
     threads: Annotated[
         int | None,
-        typer.Option(help="Workers of each model.", show_default="as many as processors, at most 4"),
+        typer.Option(help="Workers of each model.", show_default="half of the processors, at most 4"),
     ] = None,
     torch_threads: Annotated[int, typer.Option(help="Threads of one operation of a network.")] = 1,
     retention_rows: Annotated[

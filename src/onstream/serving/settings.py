@@ -79,7 +79,7 @@ class ModelSettings:
     max_queue_rows, max_queue_requests : int
         What would make the queue longer is answered UNAVAILABLE at once.
     threads : int, optional
-        Workers; as many as processors, up to 4, by default.
+        Workers; half of the processors, from 1 to 4, by default.
     record : path, optional
         Keep every prediction in this embedded log; see `Recorder`.
     examples : Log, optional
@@ -117,7 +117,7 @@ class ModelSettings:
     @property
     def workers(self) -> int:
         """How many threads compute predictions."""
-        return self.threads or min(4, len(os.sched_getaffinity(0)))
+        return self.threads or max(1, min(4, len(os.sched_getaffinity(0)) // 2))
 
 
 @dataclass(frozen=True, kw_only=True)
