@@ -17,4 +17,5 @@ def has_bfloat16() -> bool:
     -----
     Where it does not, they are emulated, many times slower than in float32 (an MLP on an AMD Milan: 9 times).
     """
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(available and torch.ops.mkldnn._is_mkldnn_bf16_supported())
