@@ -129,10 +129,7 @@ class Replica:
             If no version is loaded, or the replica is closed.
         """
         with self._turn:
-            copy = self._front
-            if copy is None:
-                why = self._error()
-                raise UnavailableError(f"no version of the model is loaded{': ' if why else ''}{why or ''}")
+            copy = self._answering()
             copy.readers += 1
         try:
             assert copy.version is not None
@@ -149,8 +146,10 @@ class Replica:
         UnavailableError
             If no version is loaded.
         """
-        with self.reading() as version:
-            return version.signature
+        with self._turn:
+            version = self._answering().version
+        assert version is not None
+        return version.signature
 
     def status(self) -> ReplicaStatus:
         """Return how it is: the version that answers, how old it is, and whether following failed."""
@@ -226,6 +225,12 @@ class Replica:
             self._front = self._back = None
 
     # ------------------------------------------------------------------------------------ helpers
+
+    def _answering(self) -> Copy:
+        if self._front is None:
+            why = self._error()
+            raise UnavailableError(f"no version of the model is loaded{': ' if why else ''}{why or ''}")
+        return self._front
 
     def _wanted(self) -> int | None:
         """Return the version to load next, or None if the best one answers already or waits for another try."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, TypeGuard
 
@@ -168,14 +169,7 @@ class Calls:
             As `Model.predict`, and DeadlineError when the model does not answer in time.
         """
         timeout_s = self.limits.timeout_s if timeout_s is None else min(timeout_s, self.limits.timeout_s)
-        future = model.predict(rows, version=version, timeout_s=timeout_s)
-        try:
-            async with asyncio.timeout(timeout_s):
-                answer = await _result(future)
-        except DeadlineError:
-            raise
-        except TimeoutError:
-            raise DeadlineError(f"no prediction within {timeout_s:g} s") from None
+        answer = await _result(model.predict(rows, version=version, timeout_s=timeout_s), timeout_s)
         record.rows = rows.num_rows
         return answer
 
@@ -189,13 +183,35 @@ class Calls:
                 _log.exception("the observer of requests failed")
 
 
-async def _result(future: Future[Answer]) -> Answer:
+async def _result(future: Future[Answer], timeout_s: float) -> Answer:
+    """Wait for an answer that a thread gives.
+
+    `asyncio.wrap_future` and `asyncio.timeout` do the same in four times the time, for every request.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[bool] = loop.create_future()
+
+    def end(answered: bool) -> None:
+        if not ended.done():
+            ended.set_result(answered)
+
+    def tell(_: Future[Answer]) -> None:
+        # A loop that is closed has nobody who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(end, True)
+
+    future.add_done_callback(tell)
+    alarm = loop.call_later(timeout_s, end, False)
     try:
-        return await asyncio.wrap_future(future)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
+        answered = await ended
+    finally:
+        alarm.cancel()
+        future.cancel()
+    if not answered:
+        raise DeadlineError(f"no prediction within {timeout_s:g} s")
+    try:
+        return future.result()
+    except CancelledError:
         # It was the model that gave up, and not the client.
         raise UnavailableError("the prediction was given up; ask again") from None
 
