@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onstream.errors import UnavailableError
 from onstream.serving.replica import Replica
@@ -124,15 +124,20 @@ class Scorer:
         return False
 
     def _run(self, stop: threading.Event) -> Scored:
-        scored = Scored(behind=self._work.behind())
+        scored = Scored()
         due_s = time.monotonic() + self._report_every_s
         while (piece := self._work.take(self._max_rows, stop)) is not None:
             scored = self._score(piece, scored)
             if time.monotonic() >= due_s:
-                self._report(scored)
+                self._told(scored)
                 due_s = time.monotonic() + self._report_every_s
-        self._report(scored)
-        return scored
+        return self._told(scored)
+
+    def _told(self, scored: Scored) -> Scored:
+        """Report, with how much is left: that is a question to the source, so it is asked for reports alone."""
+        told = replace(scored, behind=self._work.behind())
+        self._report(told)
+        return told
 
     def _score(self, piece: Piece, before: Scored) -> Scored:
         try:
@@ -145,17 +150,10 @@ class Scorer:
         num_rows = sum(batch.num_rows for batch in results)
         num_errors = sum(batch.num_rows - batch.column("error").null_count for batch in results)
         if not self._work.write(piece, results):
-            return Scored(
-                before.num_rows,
-                before.num_errors,
-                before.num_dropped + num_rows,
-                before.version,
-                self._work.behind(),
-            )
-        return Scored(
-            before.num_rows + num_rows,
-            before.num_errors + num_errors,
-            before.num_dropped,
-            number,
-            self._work.behind(),
+            return replace(before, num_dropped=before.num_dropped + num_rows)
+        return replace(
+            before,
+            num_rows=before.num_rows + num_rows,
+            num_errors=before.num_errors + num_errors,
+            version=number,
         )
