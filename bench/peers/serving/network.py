@@ -32,12 +32,13 @@ class DeepFM(nn.Module):
 
 
 class Predictor:
-    """The network in bfloat16 where that is safe, as onstream runs it here."""
+    """The network in bfloat16 where that is safe and the processor has it, as onstream runs it here."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
         self._network = DeepFM().eval()
+        self._bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
             return self._network(torch.from_numpy(ids)).float().numpy()
