@@ -145,38 +145,13 @@ void Table::birth(uint64_t key, float* weights) const {
     }
 }
 
-// Finds the rows of a partition's distinct keys, many look-ups overlapping: ask for the index slot of one,
-// read the slot of an earlier one and ask for its row, and use the row of a still earlier one.
-void Table::look_up(const Plan& plan, uint32_t p, uint32_t now, bool learn) {
-    const Partition& rows = rows_[p];
-    const uint32_t begin = plan.begin(p);
-    const uint32_t end = begin + plan.num_distinct(p);
-    for (uint32_t i = begin; i < end + 2 * kAhead; ++i) {
-        if (i < end) rows.prefetch_slot(plan.spreads()[i]);
-        if (i >= begin + kAhead && i - kAhead < end) {
-            const uint32_t place = i - kAhead;
-            ids_[place] = rows.guess(plan.spreads()[place]);
-            if (ids_[place] != kNone) rows.prefetch_row(ids_[place]);
-        }
-        if (i >= begin + 2 * kAhead) {
-            const uint32_t place = i - 2 * kAhead;
-            ids_[place] = settle(plan, p, place, ids_[place], now, learn);
-        }
-    }
-    if (learn) {
-        const uint64_t budget = kSweptPerKey * plan.num_keys(p) + 1;
-        rows_[p].sweep(now, config_.ttl, budget);
-        if (!candidates_.empty()) candidates_[p].sweep(now, config_.ttl, budget);
-    }
-}
-
-// The row of one distinct key, or kNone. Learning, it also reads it.
-uint32_t Table::settle(const Plan& plan, uint32_t p, uint32_t place, uint32_t guess, uint32_t now,
-                       bool learn) {
+// The row of one distinct key, whose guess is in place, or kNone. Learning, it also reads it.
+template <typename Width>
+uint32_t Table::settle(const Plan& plan, uint32_t p, uint32_t place, uint32_t now, bool learn, Width dim) {
     Partition& rows = rows_[p];
     const uint64_t key = plan.keys()[place];
     const uint64_t spread_key = plan.spreads()[place];
-    uint32_t id = guess;
+    uint32_t id = ids_[place];
     // The guess knew the tag alone, and rows may have come and gone since.
     if (id != kNone && rows.row(id)->key != key) id = rows.find(key, spread_key);
     if (id != kNone && rows.row(id)->expired(now, config_.ttl)) {
@@ -184,23 +159,50 @@ uint32_t Table::settle(const Plan& plan, uint32_t p, uint32_t place, uint32_t gu
         id = kNone;
     }
     if (!learn) return id;
-    float* value = values_.data() + size_t{place} * config_.dim;
+    float* value = values_.data() + size_t{place} * dim;
     uint32_t sights = plan.counts()[place];
     if (id == kNone) {
         birth(key, value);
         if (!admit(p, key, spread_key, sights, now, sights)) return kNone;
         id = rows.create(key, spread_key, now);
         float* weights = rows.row(id)->floats();
-        copy_row(weights, value, config_.dim);
-        for (const Slice& slice : config_.slices) begin_state(slice, weights, weights + config_.dim);
+        copy_row(weights, value, dim);
+        for (const Slice& slice : config_.slices) begin_state(slice, weights, weights + dim);
     } else {
-        copy_row(value, rows.row(id)->floats(), config_.dim);
+        copy_row(value, rows.row(id)->floats(), dim);
     }
     Row* row = rows.row(id);
     row->add_sights(sights);
     row->seen = std::max(row->seen, now);
     rows.touch(id);
     return id;
+}
+
+// Finds the rows of a partition's distinct keys, many look-ups overlapping: ask for the index slot of one,
+// read the slot of an earlier one and ask for its row, and use the row of a still earlier one.
+void Table::look_up(const Plan& plan, uint32_t p, uint32_t now, bool learn) {
+    const Partition& rows = rows_[p];
+    const uint32_t begin = plan.begin(p);
+    const uint32_t end = begin + plan.num_distinct(p);
+    with_width(config_.dim, [&](auto dim) {
+        for (uint32_t i = begin; i < end + 2 * kAhead; ++i) {
+            if (i < end) rows.prefetch_slot(plan.spreads()[i]);
+            if (i >= begin + kAhead && i - kAhead < end) {
+                const uint32_t place = i - kAhead;
+                ids_[place] = rows.guess(plan.spreads()[place]);
+                if (ids_[place] != kNone) rows.prefetch_row(ids_[place]);
+            }
+            if (i >= begin + 2 * kAhead) {
+                const uint32_t place = i - 2 * kAhead;
+                ids_[place] = settle(plan, p, place, now, learn, dim);
+            }
+        }
+    });
+    if (learn) {
+        const uint64_t budget = kSweptPerKey * plan.num_keys(p) + 1;
+        rows_[p].sweep(now, config_.ttl, budget);
+        if (!candidates_.empty()) candidates_[p].sweep(now, config_.ttl, budget);
+    }
 }
 
 // Whether a key without a row gets one now, having occurred `times` times in this batch. `sights` becomes how

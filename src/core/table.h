@@ -86,7 +86,8 @@ class Table {
   private:
     int threads_for(size_t n) const { return onstream::threads_for(n, config_.threads); }
     void look_up(const Plan& plan, uint32_t p, uint32_t now, bool learn);
-    uint32_t settle(const Plan& plan, uint32_t p, uint32_t place, uint32_t guess, uint32_t now, bool learn);
+    template <typename Width>
+    uint32_t settle(const Plan& plan, uint32_t p, uint32_t place, uint32_t now, bool learn, Width dim);
     void apply_sums(const Plan& plan, uint32_t p);
     void pull_planned(const Plan& plan, float* out, uint32_t now);
     void push_planned(const Plan& plan, const float* grads);
