@@ -148,6 +148,43 @@ def test_exporting_disturbs_neither_random_states_nor_the_network():
     assert run(servable=True) == run(servable=False)
 
 
+class Kept(nn.Module):
+    """Keeps what it computed last."""
+
+    def __init__(self):
+        super().__init__()
+        self.deep, self.last = nn.LazyLinear(4), nn.Linear(4, 1)
+
+    def forward(self, x):
+        self.hidden = torch.relu(self.deep(torch.cat([x.stack().flatten(1), x.numbers()], 1)))
+        self.more = {"squares": [(self.hidden.square(), "of the last batch")]}
+        return self.last(self.hidden)
+
+
+class Normalized(Kept):
+    def __init__(self):
+        super().__init__()
+        self.deep = nn.utils.weight_norm(nn.Linear(13, 4))
+        self.last = nn.utils.spectral_norm(nn.Linear(4, 1))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("network", [Kept, Normalized])
+def test_a_network_that_keeps_tensors_of_its_last_pass_is_exported(network):
+    layout = made(*ids(3), *numbers(1))
+    learner = Torch(network)
+    learner.bind(layout, 0)
+    learner.learn(*drawn(layout, 16))
+    assert learner.export() is not None, learner.notes
+    assert learner._module.hidden.requires_grad
+    exported = ExportedNetwork(learner.export(), layout)
+    exported.load(State(weights(learner)))
+    example = drawn(layout, 20, seed=9)
+    np.testing.assert_allclose(
+        exported.predict(*example)["click"], learner.predict(*example)["click"], rtol=1e-6
+    )
+
+
 def test_an_archive_tells_neither_weights_nor_code():
     learner, _ = trained("modal")
     data = learner.export().arrays["archive"].tobytes()

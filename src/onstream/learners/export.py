@@ -7,7 +7,7 @@ import io
 import random
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -64,7 +64,7 @@ def export_network(network: nn.Module, layout: Layout, precision: str) -> State:
     """
     with _undisturbed():
         try:
-            own = copy.deepcopy(network).eval()
+            own = _copied(network).eval()
             state = _export(_Predicting(own, layout, precision), layout, precision)
             _check(own, layout, precision, state)
         except Exception as error:
@@ -74,6 +74,23 @@ def export_network(network: nn.Module, layout: Layout, precision: str) -> State:
                 f"{type(error).__name__}: {told[:500]}"
             ) from error
     return state
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    """Return a copy of a network with what its modules keep of their last pass, such as a map of attention."""
+    kept = (tensor for module in network.modules() for tensor in _tensors(vars(module)))
+    # PyTorch does not copy a tensor that has a gradient to be traced back.
+    return copy.deepcopy(network, {id(t): t.detach().clone() for t in kept if not t.is_leaf})
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors([*value.values()])
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _tensors(item)
 
 
 class _Predicting(nn.Module):
