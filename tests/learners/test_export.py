@@ -333,7 +333,10 @@ def test_every_thread_predicts_with_as_many_threads_as_were_set():
     learner, layout = trained("deepfm")
     exported = ExportedNetwork(learner.export(), layout)
     exported.load(State(weights(learner)))
-    openmp = ctypes.CDLL(next(Path(torch.__file__).parent.glob("lib/libgomp*")))
+    found = [*Path(torch.__file__).parent.glob("lib/libgomp*")]
+    if not found:
+        pytest.skip("this PyTorch comes without libgomp, which would tell")
+    openmp = ctypes.CDLL(found[0])
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
