@@ -72,11 +72,33 @@ def test_bfloat16_is_float32_where_the_processor_has_none(monkeypatch):
         return network.predict(*example)["click"]
 
     full = predicted(trained("deepfm", precision="fp32")[0].export())
+    learner.export()
     monkeypatch.setattr("onstream.learners.archive.has_bfloat16", lambda: False)
     np.testing.assert_array_equal(predicted(learner.export()), full)
     monkeypatch.setattr("onstream.learners.archive.has_bfloat16", lambda: True)
     assert not np.array_equal(predicted(learner.export()), full)
     np.testing.assert_allclose(predicted(learner.export()), full, atol=2e-2)
+
+
+class Cancelling(nn.Module):
+    """A difference of large numbers, of which bfloat16 keeps nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.LazyLinear(1)
+
+    def forward(self, x):
+        return self.last(x.numbers() + 1000) - self.last(torch.full_like(x.numbers(), 1000))
+
+
+def test_what_is_exported_is_checked_in_what_it_is_computed_in_here(monkeypatch):
+    for place in ("torch", "archive", "export"):
+        monkeypatch.setattr(f"onstream.learners.{place}.has_bfloat16", lambda: False)
+    layout = made(*numbers(2), labels=(Label("price", "real"),))
+    learner = Torch(Cancelling, precision="bf16")
+    learner.bind(layout, 0)
+    learner.learn(*drawn(layout, 5))
+    assert learner.export() is not None, learner.notes
 
 
 def test_no_rows_give_no_predictions():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from onstream.contracts import Array, Layout, State
 from onstream.errors import JobError
+from onstream.learners.bfloat import has_bfloat16
 from onstream.learners.exported import FORMAT, ExportedNetwork, facts_of
 from onstream.learners.inputs import Part, arrange, parts_of
 from onstream.learners.losses import activate
@@ -157,13 +158,15 @@ def _check(network: nn.Module, layout: Layout, precision: str, state: State) -> 
     before = {name: _array(tensor) for name, tensor in network.state_dict().items()}
     exported = ExportedNetwork(state, layout)
     exported.load(State({name: array.copy() for name, array in before.items()}))
-    predicting = _Predicting(network, layout, precision)
+    # What the archive computes in here.
+    computing = precision if has_bfloat16() else "fp32"
+    predicting = _Predicting(network, layout, computing)
     for num_rows in _CHECKED_ROWS:
         parts = _draw(parts_of(layout), num_rows)
         with torch.no_grad():
             expected = predicting({name: part.clone() for name, part in parts.items()})
         found = exported.predict_parts(parts)
-        most = _TOLERANCE[precision]
+        most = _TOLERANCE[computing]
         for name, values in expected.items():
             if not np.allclose(found[name], values.numpy(), rtol=most, atol=most, equal_nan=True):
                 raise JobError(f"predictions of {name!r} differ for {num_rows} rows; is it drawn at random?")
