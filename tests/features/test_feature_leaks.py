@@ -46,6 +46,11 @@ def test_a_column_that_decides_whether_there_is_a_label_leaks():
     assert not found(Id("x"), np.where(DRAW.random(ROWS) < 0.05, "arrived", outcome), truth, label)
 
 
+def test_a_clock_does_not_leak_where_the_newest_rows_have_no_label_yet():
+    truth = pa.array(CLICK, mask=np.arange(ROWS) > 0.8 * ROWS)
+    assert not found(Number("x"), np.arange(ROWS), truth, Label("truth", required=False))
+
+
 @pytest.mark.parametrize(
     ("feature", "column", "truth", "label"),
     [
@@ -60,6 +65,11 @@ def test_a_column_that_decides_whether_there_is_a_label_leaks():
         # Each value is that of one row, or of a user who never clicks.
         (Id("x"), [f"row-{row}" for row in range(ROWS)], CLICK, None),
         (Id("x"), [f"user-{row // 4}" for row in range(ROWS)], np.repeat(CLICK[: ROWS // 4], 4), None),
+        # Each value is that of a household or an order, with a few rows one after the other, and so is the label.
+        (Number("x"), np.repeat(DELAY[: ROWS // 4], 4), np.repeat(CLICK[: ROWS // 4], 4), None),
+        (Number("x"), np.repeat(DELAY[: ROWS // 2], 2), np.repeat(CLICK[: ROWS // 2], 2), None),
+        # A clock, where the label comes in runs.
+        (Number("x"), np.arange(ROWS), np.arange(ROWS) // 400 % 2, None),
         # There are too few of the other kind to judge.
         (Number("x"), np.arange(ROWS), np.arange(ROWS) < 4, None),
         (Number("x"), [1.0], [1], None),
