@@ -19,7 +19,7 @@ from onstream.contracts import Array, Layout, State
 from onstream.errors import JobError
 from onstream.learners.bfloat import has_bfloat16
 from onstream.learners.exported import FORMAT, ExportedNetwork, facts_of
-from onstream.learners.inputs import Part, arrange, parts_of
+from onstream.learners.inputs import Inputs, Part, parts_of
 from onstream.learners.losses import activate
 from onstream.learners.outputs import compute_outputs
 
@@ -105,7 +105,7 @@ class _Predicting(nn.Module):
 
     def forward(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         labels = self._layout.labels
-        outputs = compute_outputs(self.network, arrange(self._layout, parts), labels, self._precision)
+        outputs = compute_outputs(self.network, Inputs(self._layout, parts), labels, self._precision)
         return {label.name: activate(label, outputs[label.name]) for label in labels}
 
 

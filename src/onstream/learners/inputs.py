@@ -11,7 +11,7 @@ from torch import Tensor
 from onstream.contracts import Batch, Field, Layout
 from onstream.errors import JobError
 
-__all__ = ["Inputs", "Part", "arrange", "gather_inputs", "gather_parts", "parts_of"]
+__all__ = ["Inputs", "Part", "gather_inputs", "gather_parts", "parts_of"]
 
 
 class Inputs(Mapping[str, Tensor]):
@@ -24,42 +24,35 @@ class Inputs(Mapping[str, Tensor]):
     Parameters
     ----------
     layout : Layout
-    tensors : mapping of str to Tensor
-        By feature name.
-    blocks : mapping of str to Tensor
-        By table name: the "id" fields of a table as one (rows, ids, dim) tensor.
-    numbers : Tensor, shape (rows, numbers)
-    masks : mapping of str to Tensor of bool, shape (rows, length)
+    parts : mapping of str to Tensor
+        As `gather_parts` gives them.
+
+    Notes
+    -----
+    The tensor of a feature is made when it is first asked for: networks that stack need none of them.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        tensors: Mapping[str, Tensor],
-        blocks: Mapping[str, Tensor],
-        numbers: Tensor,
-        masks: Mapping[str, Tensor],
-    ) -> None:
-        self._layout = layout
-        self._tensors = tensors
-        self._blocks = blocks
-        self._numbers = numbers
-        self._masks = masks
+    def __init__(self, layout: Layout, parts: Mapping[str, Tensor]) -> None:
+        self._parts = parts
+        self._numbers = parts["numbers"]
+        self._fields = {field.name: field for field in layout.fields}
+        self._made: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the tensor of one feature."""
-        try:
-            return self._tensors[name]
-        except KeyError:
-            raise JobError(f"the network asks for x[{name!r}]; the job's features are {list(self)}") from None
+        if name not in self._made:
+            if name not in self._fields:
+                raise JobError(f"the network asks for x[{name!r}]; the job's features are {list(self)}")
+            self._made[name] = self._make(self._fields[name])
+        return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the feature names, in the order of their declaration."""
-        return iter(self._tensors)
+        return iter(self._fields)
 
     def __len__(self) -> int:
         """Return the number of features."""
-        return len(self._tensors)
+        return len(self._fields)
 
     @property
     def num_rows(self) -> int:
@@ -73,12 +66,15 @@ class Inputs(Mapping[str, Tensor]):
 
     def mask(self, name: str) -> Tensor:
         """Return where a padded ``IdList`` holds an id: bool, (rows, length)."""
-        try:
-            return self._masks[name]
-        except KeyError:
-            raise JobError(
-                f"x.mask({name!r}): only a padded IdList has a mask; here: {list(self._masks)}"
-            ) from None
+        mask = self._parts.get(f"mask/{name}")
+        if mask is None:
+            padded = [
+                field.name
+                for field in self._fields.values()
+                if field.pooling == "pad" and field.kind == "list"
+            ]
+            raise JobError(f"x.mask({name!r}): only a padded IdList has a mask; here: {padded}")
+        return mask
 
     def stack(self, *names: str) -> Tensor:
         """Return embedding features side by side: (rows, features, dim).
@@ -100,7 +96,7 @@ class Inputs(Mapping[str, Tensor]):
         fields = [self._field(name) for name in names] if names else self._embedded()
         if not fields:
             raise JobError("x.stack(): the job has no Id features")
-        block = self._blocks.get(fields[0].table)
+        block = self._parts.get(f"ids/{fields[0].table}")
         if block is not None and all(f.kind == "id" and f.table == fields[0].table for f in fields):
             columns = [f.column for f in fields]
             if columns == list(range(block.shape[1])):
@@ -111,14 +107,23 @@ class Inputs(Mapping[str, Tensor]):
         if len(dims) > 1:
             named = ", ".join(f"{f.name}: {f.dim}" for f in fields)
             raise JobError(f"x.stack() needs features of one dim, got {named}; name those that agree")
-        return self._join([self._tensors[f.name] for f in fields])
+        return self._join([self[f.name] for f in fields])
 
     @staticmethod
     def _join(tensors: list[Tensor]) -> Tensor:
         return torch.stack(tensors, dim=1)
 
+    def _make(self, field: Field) -> Tensor:
+        if field.kind == "id":
+            return self._parts[f"ids/{field.table}"][:, field.column]
+        if field.kind == "number":
+            return self._numbers[:, field.column : field.column + 1]
+        return self._parts[f"{field.kind}/{field.name}"]
+
     def _embedded(self) -> list[Field]:
-        return [f for f in self._layout.fields if f.kind == "id" or (f.kind == "list" and f.pooling != "pad")]
+        return [
+            f for f in self._fields.values() if f.kind == "id" or (f.kind == "list" and f.pooling != "pad")
+        ]
 
     def _field(self, name: str) -> Field:
         for field in self._embedded():
@@ -199,29 +204,9 @@ def gather_parts(layout: Layout, batch: Batch, leaves: Mapping[str, Tensor]) -> 
     return parts
 
 
-def arrange(layout: Layout, parts: Mapping[str, Tensor], kind: type[Inputs] = Inputs) -> Inputs:
-    """Return the parts of a batch as the tensors that a network sees, by feature."""
-    blocks = {spec.name: parts[f"ids/{spec.name}"] for spec in layout.tables if f"ids/{spec.name}" in parts}
-    numbers = parts["numbers"]
-    tensors: dict[str, Tensor] = {}
-    masks: dict[str, Tensor] = {}
-    for field in layout.fields:
-        if field.kind == "id":
-            tensors[field.name] = blocks[field.table][:, field.column]
-        elif field.kind == "list":
-            tensors[field.name] = parts[f"list/{field.name}"]
-            if field.pooling == "pad":
-                masks[field.name] = parts[f"mask/{field.name}"]
-        elif field.kind == "number":
-            tensors[field.name] = numbers[:, field.column : field.column + 1]
-        else:
-            tensors[field.name] = parts[f"tensor/{field.name}"]
-    return kind(layout, tensors, blocks, numbers, masks)
-
-
 def gather_inputs(layout: Layout, batch: Batch, leaves: Mapping[str, Tensor]) -> Inputs:
-    """Arrange a batch and its pulled rows, as `gather_parts` takes them, as named tensors."""
-    return arrange(layout, gather_parts(layout, batch, leaves))
+    """Return a batch and its pulled rows, as `gather_parts` takes them, as named tensors."""
+    return Inputs(layout, gather_parts(layout, batch, leaves))
 
 
 def _span(leaf: Tensor, first: int, n: int) -> Tensor:

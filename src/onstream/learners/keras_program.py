@@ -11,7 +11,7 @@ from keras import ops
 
 from onstream.contracts import Array, Batch, Label, Layout, Rows
 from onstream.errors import JobError
-from onstream.learners.inputs import Inputs, arrange
+from onstream.learners.inputs import Inputs
 
 __all__ = [
     "LOSSES",
@@ -140,7 +140,7 @@ class Program:
         JobError
             If the model asks for what is not there, or gives what does not fit the labels.
         """
-        return self.called(arrange(self.layout, parts, _Named), training=training)
+        return self.called(_Named(self.layout, parts), training=training)
 
     def called(self, x: Inputs, *, training: bool) -> dict[str, Tensor]:
         """Return `outputs` for named tensors."""

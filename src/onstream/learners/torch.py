@@ -18,7 +18,7 @@ from onstream.errors import CheckpointError, JobError
 from onstream.learners.bfloat import has_bfloat16
 from onstream.learners.dropped import Dropped
 from onstream.learners.export import export_network
-from onstream.learners.inputs import Inputs, arrange, gather_inputs, parts_of
+from onstream.learners.inputs import Inputs, gather_inputs, parts_of
 from onstream.learners.late_losses import LateLosses
 from onstream.learners.losses import Loss, activate, choose_loss
 from onstream.learners.outputs import compute_outputs
@@ -244,7 +244,7 @@ class Torch:
     def warm_start(self, path: Path, *, rename: Mapping[str, str], strict: bool) -> None:
         """Begin with the parameters of a state dict, see `WarmStarting`; `notes` tells what did not fit."""
         zeros = {part.name: torch.zeros(2, *part.shape, dtype=part.dtype) for part in parts_of(self._layout)}
-        self._take_shapes(arrange(self._layout, zeros))
+        self._take_shapes(Inputs(self._layout, zeros))
         weights = read_weights(path)
         self.notes += take_weights(self._module, weights, rename=rename, strict=strict, source=str(path))
 

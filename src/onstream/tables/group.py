@@ -94,9 +94,7 @@ class TableGroup:
             room = rooms.get(name)
             if room is None or len(room) < n:
                 room = rooms[name] = np.empty((n, table.dim), np.float32)
-            pulled[name] = table.pull(
-                keys[name], now=now, learn=learn, out=room[:n], plan=plans.get(name)
-            )
+            pulled[name] = table.pull(keys[name], now=now, learn=learn, out=room[:n], plan=plans.get(name))
         return pulled
 
     def push(
