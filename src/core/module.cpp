@@ -274,12 +274,12 @@ NB_MODULE(core, m) {
     nb::class_<Plan>(m, "Plan")
         .def(
             "__init__",
-            [](Plan* at, In<uint64_t> keys, int threads) {
+            [](Plan* at, In<uint64_t> keys) {
                 nb::gil_scoped_release release;
-                new (at)
-                    Plan(keys.data(), keys.shape(0), std::clamp(threads, 1, static_cast<int>(kPartitions)));
+                // One thread: the others are for the batch that is being learned from.
+                new (at) Plan(keys.data(), keys.shape(0), 1);
             },
-            "keys"_a, "threads"_a = 1)
+            "keys"_a)
         .def("__len__", &Plan::size);
 
     nb::class_<Table>(m, "Table")

@@ -312,9 +312,15 @@ void Table::pull(const Plan& plan, float* out, uint32_t now) {
 
 void Table::pull(const uint64_t* keys, size_t n, float* out, uint32_t now) {
     std::lock_guard guard(mutex_);
-    own_keys_.assign(keys, keys + n);
-    own_.make(keys, n, config_.threads);
+    plan_own(keys, n);
     pull_planned(own_, out, now);
+}
+
+void Table::plan_own(const uint64_t* keys, size_t n) {
+    // Without memory for the plan, there are no keys that it is of.
+    own_keys_.clear();
+    own_.make(keys, n, config_.threads);
+    own_keys_.assign(keys, keys + n);
 }
 
 void Table::pull_planned(const Plan& plan, float* out, uint32_t now) {
@@ -357,8 +363,7 @@ void Table::push(const uint64_t* keys, size_t n, const float* grads) {
     std::lock_guard guard(mutex_);
     // The usual push follows the pull of the same keys; then everything is known already.
     if (own_keys_.size() != n || std::memcmp(own_keys_.data(), keys, n * 8) != 0) {
-        own_keys_.assign(keys, keys + n);
-        own_.make(keys, n, config_.threads);
+        plan_own(keys, n);
     }
     push_planned(own_, grads);
 }

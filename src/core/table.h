@@ -89,6 +89,7 @@ class Table {
     template <typename Width>
     uint32_t settle(const Plan& plan, uint32_t p, uint32_t place, uint32_t now, bool learn, Width dim);
     void apply_sums(const Plan& plan, uint32_t p);
+    void plan_own(const uint64_t* keys, size_t n);
     void pull_planned(const Plan& plan, float* out, uint32_t now);
     void push_planned(const Plan& plan, const float* grads);
     bool admit(uint32_t p, uint64_t key, uint64_t spread_key, uint32_t times, uint32_t now, uint32_t& sights);

@@ -193,8 +193,8 @@ def decode_avro(
 class Plan:
     """What the keys of a batch tell before any row is looked at: where each partition's are, which are the same."""
 
-    def __init__(self, keys: npt.NDArray[np.uint64], threads: int = 1) -> None:
-        """Work it out; the GIL is released."""
+    def __init__(self, keys: npt.NDArray[np.uint64]) -> None:
+        """Work it out, in this thread; the GIL is released."""
 
     def __len__(self) -> int:
         """Return the number of keys, repetitions included."""

@@ -1,5 +1,7 @@
 """What was worked out ahead of a batch's keys, and a table that takes it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from onstream.contracts import TableSpec
 from onstream.core import Plan
 from onstream.errors import ShapeError
-from onstream.tables import Adagrad, SeenTimes, Table, TableGroup
+from onstream.tables import Adagrad, Constant, SeenTimes, Table, TableGroup
 
 NAMES = st.lists(st.integers(0, 9), max_size=30)
 
@@ -51,25 +53,19 @@ def test_plans_may_be_made_ahead_and_taken_in_any_order():
     assert np.array_equal(planned.pull(every, learn=False), plain.pull(every, learn=False))
 
 
-def test_rows_that_went_between_pull_and_push_are_passed_over():
-    keys = as_keys([1, 2])
+def test_a_row_that_went_between_pull_and_push_is_not_moved_though_another_is_in_its_place():
+    table = Table(1, initial=Constant(0.0))
+    keys = as_keys(range(1, 50))
     plan = Plan(keys)
-    table = Table(1)
     table.pull(keys, plan=plan)
-    delta = table.rows()
-    gone = delta.keys[:1]
-    table.load(
-        type(delta)(
-            *(a[:0] for a in (delta.keys, delta.seen, delta.count)),
-            delta.weights[:0],
-            delta.state[:0],
-            gone,
-            delta.bounds,
-            delta.deleted_bounds,
-        )
-    )
-    table.push(keys, np.ones((2, 1), np.float32), plan=plan)
-    assert len(table) == 1
+    # All rows go, and as many others take their places.
+    everything = table.rows()
+    others = Table(1, initial=Constant(0.0))
+    others.pull(as_keys(range(100, 300)))
+    table.load(replace(others.rows(), deleted=everything.keys))
+    table.push(keys, np.ones((len(keys), 1), np.float32), plan=plan)
+    assert len(table) == 200
+    assert not table.rows().weights.any()
 
 
 def test_a_plan_of_another_number_of_keys_is_an_error():
