@@ -150,7 +150,8 @@ class Torch:
             self._computing = "fp32"
             self.notes.append(
                 "precision='bf16': this processor has no instructions for bfloat16 and would take many times as "
-                "long as in float32, so the network is computed in float32 here"
+                "long as in float32, so the network is computed in float32 here; a server whose processor has them "
+                "computes it in bfloat16, and predicts otherwise by its rounding"
             )
 
     # ------------------------------------------------------------------------------------ the two verbs
