@@ -403,8 +403,9 @@ class Torch:
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
-    # One not finite number makes the sum so; a sum is one pass without a mask in memory. Large finite numbers may
-    # sum to more than float32 holds, but not to more than double precision does, which takes ten times longer.
+    # One not finite number makes the sum so; a sum is one pass without a mask in memory. Large finite numbers may sum
+    # to more than float32 holds. A float32 sum first; only if that is not finite, in double precision, which takes ten
+    # times as long.
     return all(
         math.isfinite(float(t.sum())) or math.isfinite(float(t.sum(dtype=torch.float64))) for t in tensors
     )
