@@ -46,6 +46,12 @@ def test_a_column_that_decides_whether_there_is_a_label_leaks():
     assert not found(Id("x"), np.where(DRAW.random(ROWS) < 0.05, "arrived", outcome), truth, label)
 
 
+def test_most_rows_without_a_label_may_come_early():
+    gone = np.arange(ROWS) % np.repeat([20, 100], ROWS // 2) == 0
+    outcome = np.where(gone, "cancelled", "arrived")
+    assert found(Id("x"), outcome, pa.array(CLICK, mask=gone), Label("truth", required=False))
+
+
 def test_a_clock_does_not_leak_where_the_newest_rows_have_no_label_yet():
     truth = pa.array(CLICK, mask=np.arange(ROWS) > 0.8 * ROWS)
     assert not found(Number("x"), np.arange(ROWS), truth, Label("truth", required=False))

@@ -17,10 +17,11 @@ __all__ = ["leaking"]
 Places: TypeAlias = npt.NDArray[np.int64]
 
 # Fewer rows with another label than most are too few to judge by.
-_FEWEST = 20
+_FEWEST = 40
 
-# Share of them that may be taken for the others, besides three at the bound of a number.
+# How many of them may be taken for the others: a share, and those between two rows at the bound of a number.
 _WRONG = 0.01
+_AT_BOUNDS = 4
 
 # Correlation of ranks of a column that is the label in other words.
 _COPY = 0.9999
@@ -41,10 +42,10 @@ def leaking(declarations: Sequence[Declaration], sample: pa.RecordBatch) -> list
 
     Notes
     -----
-    The first half of the rows tells the label of the value that is nearest, and the second half whether that is right:
-    at most three rows of it may be wrong, and 1 % of those that do not have the most frequent label, of which it must
-    hold 20. A feature of a real label leaks if it puts the rows in the same order. What decides only together with
-    other columns is not found, nor is anything in rows that are sorted by the label.
+    Each half of the rows tells the other the label of the value that is nearest: at most four rows may be wrong, and
+    1 % of those that do not have the most frequent label, of which there must be 40. A feature of a real label leaks
+    if it puts the rows in the same order. What decides only together with other columns is not found, nor is anything
+    in rows that are sorted by the label.
     """
     label = next(d for d in declarations if isinstance(d, Label))
     truth = _places(sample.column(label.source), label)
@@ -73,18 +74,24 @@ def _places(column: pa.Array, declaration: Declaration) -> Places:
 
 def _decides(values: Places, truth: Places) -> bool:
     """Return whether rows with near values have the same truth."""
-    if not len(values):
-        return False
     # Not every other row: rows of one order or household stand beside each other, and know each other's label.
     half = (len(values) + 1) // 2
-    order = np.argsort(values[:half], kind="stable")
-    known, asked = values[:half][order], values[half:]
+    first, second = (values[:half], truth[:half]), (values[half:], truth[half:])
+    if not len(second[0]):
+        return False
+    wrong = _num_wrong(*first, *second) + _num_wrong(*second, *first)
+    others = len(truth) - np.bincount(truth).max()
+    return bool(others >= _FEWEST and wrong <= _AT_BOUNDS + _WRONG * others)
+
+
+def _num_wrong(known: Places, truth: Places, asked: Places, expected: Places) -> int:
+    """Return how many of the asked are not what the nearest of the known are."""
+    order = np.argsort(known, kind="stable")
+    known = known[order]
     right = np.minimum(np.searchsorted(known, asked), len(known) - 1)
     left = np.maximum(right - 1, 0)
     nearest = np.where(np.abs(asked - known[left]) < np.abs(known[right] - asked), left, right)
-    others = truth[half:] != np.bincount(truth).argmax()
-    wrong = truth[:half][order][nearest] != truth[half:]
-    return bool(others.sum() >= _FEWEST and wrong.sum() <= 3 + _WRONG * others.sum())
+    return int((truth[order][nearest] != expected).sum())
 
 
 def _same_order(values: Places, truth: Places) -> bool:
