@@ -121,7 +121,8 @@ class Table:
             Receives the rows.
         plan : Plan, optional
             Of the same keys: grouping them, and finding those that are the same, is half of the work of learning,
-            and needs no table, so it can be done ahead.
+            and needs no table, so it can be done ahead. Only their number is checked: a plan of as many other keys
+            gives, and changes, the rows of those.
 
         Returns
         -------
