@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onstream.contracts.values import Keys, Rows
+from onstream.core import Plan
 
 __all__ = ["Delta", "RowPolicy", "RowTable", "TableSpec"]
 
@@ -76,8 +77,19 @@ class Delta:
 class RowTable(Protocol):
     """Rows by key. A table in this process and one sharded over a cluster are the same two verbs."""
 
-    def pull(self, keys: Keys, *, now: int = 0, learn: bool = True) -> Rows:
-        """Return the rows of `keys`, float32 (n, dim). With `learn`, keys without a row are admitted."""
+    def pull(
+        self,
+        keys: Keys,
+        *,
+        now: int = 0,
+        learn: bool = True,
+        out: Rows | None = None,
+        plan: Plan | None = None,
+    ) -> Rows:
+        """Return the rows of `keys`, float32 (n, dim), in `out` if it is given.
 
-    def push(self, keys: Keys, grads: Rows) -> None:
+        With `learn`, keys without a row are admitted. A `plan` is one of the same keys, made ahead.
+        """
+
+    def push(self, keys: Keys, grads: Rows, *, plan: Plan | None = None) -> None:
         """Apply one gradient step; gradients of a repeated key are summed in order of occurrence."""
