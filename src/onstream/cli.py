@@ -83,8 +83,8 @@ def init(
     if source is None:
         text = job_text(str(path), template, str(sample), directory)
     else:
-        features, left_out = _guessed(source)
-        text = job_text(str(path), template, source, directory, features, left_out=left_out)
+        features, telling = _guessed(source)
+        text = job_text(str(path), template, source, directory, features, telling=telling)
     if module := hidden_by(path, text):
         raise JobError(f"{path} would hide the module {module!r} from what imports it; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -364,14 +364,14 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
 
 
 def _guessed(source: str) -> tuple[list[Declaration], list[str]]:
-    """Return what the columns of a source may mean, and those that tell the label and are left out."""
+    """Return what the columns of a source may mean, and which tell the label: left out, unless nothing else is there."""
     files = Files(source)
     for chunk in files.read({}, max_rows=_SAMPLE_ROWS, stop=threading.Event()):
         if chunk.batch.num_rows:
             guessed = guess(chunk.batch.schema, pa.Table.from_batches([chunk.batch]))
-            known = leaking(guessed, chunk.batch)
-            kept = [d for d in guessed if d.name not in known]
-            return (kept, known) if any(isinstance(d, Feature) for d in kept) else (guessed, [])
+            telling = leaking(guessed, chunk.batch)
+            kept = [d for d in guessed if d.name not in telling]
+            return (kept if any(isinstance(d, Feature) for d in kept) else guessed), telling
     raise JobError(f"{source} has no rows to guess features from")
 
 

@@ -279,7 +279,7 @@ def job_text(
     directory: str,
     features: Sequence[Declaration] | None = None,
     *,
-    left_out: Sequence[str] = (),
+    telling: Sequence[str] = (),
 ) -> str:
     """Return the text of a job file.
 
@@ -295,8 +295,8 @@ def job_text(
         Where the model is kept.
     features : sequence of Declaration, optional
         What is in the stream; by default, what is in the template's sample data.
-    left_out : sequence of str
-        Columns that are no features because they tell the label, for a comment.
+    telling : sequence of str
+        Columns that tell the label, for a comment; they are left out, or `features` holds nothing else.
 
     Raises
     ------
@@ -323,7 +323,7 @@ from onstream import {", ".join(sorted(names))}
 
 job = Job(
     stream=Files({_quoted(stream)}),
-{_left_out(left_out)}{_listed("features=", declared)}\
+{_warning(telling, kept=any(f.name in telling for f in fitted))}{_listed("features=", declared)}\
     learner={chosen.learner}({made}, optimizer="adam", lr=1e-3),
     directory={_quoted(directory)},
     batch_size={chosen.batch_size},
@@ -348,13 +348,13 @@ def write_sample(path: Path, template: str = "deepfm", rows: int | None = None) 
     chosen.write(path, rows or chosen.rows)
 
 
-def _left_out(columns: Sequence[str]) -> str:
-    """Return a comment on columns that are no features; nothing if there are none."""
-    if not columns:
+def _warning(telling: Sequence[str], *, kept: bool) -> str:
+    """Return a comment on columns that tell the label; nothing if there are none."""
+    if not telling:
         return ""
     told = (
-        f"Left out: {', '.join(columns)}. In the first rows, each alone tells the label, or whether there is one, as "
-        f"what is known only afterwards does."
+        f"{'Kept, as there are no others' if kept else 'Left out'}: {', '.join(telling)}. In the first rows, each alone "
+        f"tells the label, or whether there is one, as what is known only afterwards does."
     )
     return textwrap.indent(textwrap.fill(told, _WIDTH - 6), "    # ") + "\n"
 

@@ -91,7 +91,7 @@ def test_columns_that_tell_the_label_are_no_features_of_a_new_job(onstream):
     pq.write_table(pa.table(columns).drop(["price"]), "visits.parquet")
     onstream.fine("init", "job.py", "--from", "visits.parquet", "--force")
     assert [f.name for f in load_job("job.py").features] == ["seconds", "click"]
-    assert "Left out" not in Path("job.py").read_text()
+    assert "    # Kept, as there are no others: seconds. In the first rows" in Path("job.py").read_text()
 
 
 @pytest.mark.parametrize(
