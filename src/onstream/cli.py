@@ -364,7 +364,7 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
 
 
 def _guessed(source: str) -> tuple[list[Declaration], list[str]]:
-    """Return what the columns of a source may mean, and which tell the label: left out, unless nothing else is there."""
+    """Return what the columns of a source may mean, and which tell the label: left out, if others are there."""
     files = Files(source)
     for chunk in files.read({}, max_rows=_SAMPLE_ROWS, stop=threading.Event()):
         if chunk.batch.num_rows:

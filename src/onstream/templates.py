@@ -353,8 +353,8 @@ def _warning(telling: Sequence[str], *, kept: bool) -> str:
     if not telling:
         return ""
     told = (
-        f"{'Kept, as there are no others' if kept else 'Left out'}: {', '.join(telling)}. In the first rows, each alone "
-        f"tells the label, or whether there is one, as what is known only afterwards does."
+        f"{'Kept, as there are no others' if kept else 'Left out'}: {', '.join(telling)}. In the first rows, each "
+        f"alone tells the label, or whether there is one, as what is known only afterwards does."
     )
     return textwrap.indent(textwrap.fill(told, _WIDTH - 6), "    # ") + "\n"
 
