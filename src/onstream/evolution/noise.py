@@ -95,7 +95,9 @@ class NoiseTable:
         weights = np.asarray(weights, np.float32)
         total = np.zeros(n, np.float32)
         for part in _blocks(len(keys), n):
-            total += weights[part] @ self.rows(keys[part], n) ** power
+            rows = self.rows(keys[part], n)
+            # The first power would be a copy.
+            total += weights[part] @ (rows if power == 1 else rows**power)
         return total
 
     def _places(self, keys: npt.ArrayLike, n: int) -> tuple[npt.NDArray[np.int64], Rows]:
