@@ -119,8 +119,9 @@ def test_steps_of_sgd_are_averages_of_gradients():
 
 
 def test_the_spread_follows_its_formula():
-    one = solver(shaping="raw", optimizer="sgd", momentum=0.0, lr=0.1, sigma=0.5, sigma_lr=0.3)
+    one = solver(shaping="standard", optimizer="sgd", momentum=0.0, lr=0.1, sigma=0.5, sigma_lr=0.3)
     rewards = np.array([2.0, -1.0, 0.5, 0.0])
+    rewards = (rewards - rewards.mean()) / rewards.std()
     spread = np.ones(6)
     for keys in ([0, 1, 2, 3], [4, 5, 6, 7]):
         noise = one.noise.rows(keys, 6)
@@ -225,6 +226,7 @@ def test_shapes_that_do_not_fit_are_refused():
         ({"lr": True}, "lr must be a positive number, got True"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1"),
         ({"sigma_lr": -0.1}, "sigma_lr must be 0 or a positive number"),
+        ({"sigma_lr": 0.1, "shaping": "raw"}, "sigma_lr needs rewards of a known scale: .* got 'raw'"),
         ({"weight_decay": -1}, "weight_decay must be 0 or a positive number"),
         ({"population": 7}, "population must be an even number"),
         ({"optimizer": "newton"}, "optimizer must be one of"),

@@ -24,7 +24,7 @@ class Strategy:
         Learning rate. With "adam" it is about the most that one update moves a parameter.
     sigma_lr : float
         How fast the standard deviation of each parameter follows rewards, and steps of the parameter with it; 0
-        keeps it.
+        keeps it as it is. Not with "raw" rewards, of which nobody knows how large they are.
     optimizer : {"adam", "sgd"}
     momentum : float
         Of "sgd"; beta 1 of "adam".
@@ -65,6 +65,9 @@ class Strategy:
         for name, known in (("optimizer", STEPS), ("shaping", SHAPINGS)):
             if getattr(self, name) not in known:
                 raise JobError(f"{name} must be one of {list(known)}, got {getattr(self, name)!r}")
+        if self.sigma_lr and self.shaping == "raw":
+            shaped = [name for name in SHAPINGS if name != "raw"]
+            raise JobError(f"sigma_lr needs rewards of a known scale: shaping must be one of {shaped}, got 'raw'")
         if type(self.population) is not int or self.population < 2 or self.population % 2:
             raise JobError(f"population must be an even number of at least 2, got {self.population!r}")
         if type(self.seed) is not int or not 0 <= self.seed < 1 << 64:
