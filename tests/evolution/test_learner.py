@@ -9,6 +9,8 @@ from onstream import Evolution, Files, Job, Label, Number, Strategy
 from onstream.errors import DivergedError, JobError
 from onstream.testing import Promises, learner_laws
 from tests.jobs.watch import run
+from tests.learners.batches import drawn
+from tests.learners.exporting import made, numbers
 
 
 class Linear(nn.Module):
@@ -110,6 +112,23 @@ def test_a_changed_optimizer_is_told(tmp_path):
         tmp_path / "model",
     )
     assert any("the optimizer was adam and is sgd now" in note for note in run(other).notes)
+
+
+class Branching(Two):
+    def forward(self, x):
+        return self.layer(x.numbers() if x.numbers().sum() > 0 else -x.numbers())
+
+
+def test_a_network_is_exported_when_that_is_first_asked_for():
+    layout = made(*numbers(2))
+    learner = Evolution(Branching, accuracy, Strategy(population=2))
+    learner.bind(layout, 0)
+    assert learner.export() is None
+    learner.learn(*drawn(layout, 16))
+    assert learner.notes == []
+    assert (learner.export(), learner.export()) == (None, None)
+    [note] = learner.notes
+    assert "cannot be exported" in note
 
 
 def test_rewards_that_stay_not_finite_end_the_job(tmp_path):

@@ -136,8 +136,6 @@ class Evolution:
         predictions = self._predictions(self._module, x)
         if batch.num_rows == 0:
             return Outcome(predictions, 0.0, {})
-        if self._export_due:
-            self._export()
         keys = solver.strategy.population * self._batches + np.arange(solver.strategy.population)
         rewards = [self._tried(solver, key, x, batch) for key in keys.tolist()]
         earned = float(self.reward(predictions, batch))
@@ -249,6 +247,8 @@ class Evolution:
 
     def export(self) -> State | None:
         """Return the network in a form that predicts without its code, as `Torch.export` does."""
+        if self._export_due and self._solver is not None and self._waiting is None:
+            self._export()
         return self._exported
 
     def _export(self) -> None:

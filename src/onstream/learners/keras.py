@@ -60,7 +60,7 @@ class Keras:
         Stop after so many batches in a row whose loss or gradients are not finite.
     servable : bool
         Whether checkpoints hold the model in a form that needs none of its code. Exporting it takes a second or
-        two, once, before the first batch is learned from.
+        two, once, before the first checkpoint of a run.
 
     Notes
     -----
@@ -175,10 +175,7 @@ class Keras:
         if batch.num_rows == 0:
             return Outcome(self.predict(batch, rows), 0.0, {})
         leaves, data = self._parts(batch, rows)
-        step = self._ready(leaves, data)
-        if self._export_due:
-            self._export()
-        stepped = step.learn(leaves, data, *targets_of(self._layout, batch))
+        stepped = self._ready(leaves, data).learn(leaves, data, *targets_of(self._layout, batch))
         labels = self._layout.labels
         predictions = {label.name: x for label, x in zip(labels, stepped.predictions, strict=True)}
         loss = stepped.loss / batch.num_rows
@@ -289,9 +286,16 @@ class Keras:
         -------
         State or None
             Of the kind "torch", "stablehlo" (JAX) or "graphdef" (TensorFlow), by the backend: `docs/keras.md` tells
-            of them. The same each time; weights are those of `state`. None before the first batch was learned
-            from, if the model cannot be exported, which `notes` then tells, or if it is not to be `servable`.
+            of them. The same each time; weights are those of `state`. None before the first batch, if the model
+            cannot be exported, which `notes` then tells, or if it is not to be `servable`.
+
+        Notes
+        -----
+        The first call after a batch takes a second or two.
         """
+        if self._export_due and self._step is not None and self._waiting is None:
+            self._step.write()
+            self._export()
         return self._exported
 
     def _export(self) -> None:
