@@ -51,6 +51,25 @@ def test_rows_of_weight_zero_teach_nothing_and_are_not_measured(tmp_path):
     assert learned(tmp_path, columns, features, Sum)["click"].window["auc"] > 0.99
 
 
+class Asked(Torch):
+    """Counts how often it is asked for what predicts without its code."""
+
+    times = 0
+
+    def export(self):
+        self.times += 1
+        return super().export()
+
+
+def test_each_checkpoint_asks_once_for_what_predicts(tmp_path):
+    pq.write_table(pa.table({"user": [1, 2] * 100, "click": [0, 1] * 100}), tmp_path / "rows.parquet")
+    learner = Asked(Sum, servable=False)
+    features = [Id("user", dim=1), Label("click")]
+    options = {"batch_size": 10, "checkpoint_every_s": 0.001}
+    watch = run(Job(Files(tmp_path / "rows.parquet"), features, learner, tmp_path / "model", **options))
+    assert learner.times == watch.summary.progress.version
+
+
 class Heads(nn.Module):
     def __init__(self):
         super().__init__()

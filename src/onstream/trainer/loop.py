@@ -332,10 +332,10 @@ class Trainer:
 
     def _checkpoint(self, writer: CheckpointWriter, letters: DeadLetters, clock: Clock) -> None:
         """Hand a snapshot to the writer, which makes it durable in the background."""
-        # Exporting takes a second, once; it is kept by the learner.
-        self.learner.export()
+        # Outside the pause: learners that export what stays the same take a second for it, once a run.
+        exported = self.learner.export() or self._network
         with clock.pausing():
-            writer.submit(self._snapshot(letters))
+            writer.submit(self._snapshot(letters, exported))
 
     def _keep(self, writer: CheckpointWriter, letters: DeadLetters, clock: Clock) -> None:
         """Make a checkpoint, with metrics of now, and wait until it is durable."""
@@ -344,12 +344,11 @@ class Trainer:
         self._checkpoint(writer, letters, clock)
         writer.flush()
 
-    def _snapshot(self, letters: DeadLetters) -> Snapshot:
+    def _snapshot(self, letters: DeadLetters, exported: State | None) -> Snapshot:
         # Where no example has come yet: the first checkpoint holds what the job began with.
         self._warm_up(int(time.time()))
         replace, self._replace = self._replace, set()
         self._kept_steps = self._steps
-        exported = self.learner.export() or self._network
         return Snapshot(
             tables=self.tables.cut(),
             states={
