@@ -1,5 +1,6 @@
 """The solver: what rewards are worth, and where they lead."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from onstream.checkpoints.states import state_bytes
 from onstream.contracts import State
-from onstream.errors import JobError, ShapeError
+from onstream.errors import CheckpointError, JobError, ShapeError
 from onstream.evolution import Solver, Strategy, antithetic_keys, centered_ranks
 from onstream.evolution.shaping import utilities
 
@@ -144,7 +145,7 @@ def test_the_spread_becomes_small_where_precision_pays():
 
 def test_without_a_rate_the_spread_stays():
     one = solver()
-    one.tell([0, 1], [1.0, 0.0])
+    one.tell([0, 2], [1.0, 0.0])
     assert (one.spread == 1).all()
 
 
@@ -210,6 +211,23 @@ def test_going_on_from_a_state_gives_the_same_bits(optimizer, sigma_lr):
             other.became(step)
     assert np.array_equal(whole.parameters, other.parameters)
     assert state_bytes("x", whole.state()) == state_bytes("x", other.state())
+
+
+def test_a_spread_is_stored_once_it_moved_and_kept_where_the_rate_becomes_0():
+    one = solver(sigma_lr=0.1)
+    assert "spread" not in one.state().arrays
+    one.tell([0, 2], [1.0, 0.0])
+    other = Solver.restore(one.parameters, one.state(), dataclasses.replace(one.strategy, sigma_lr=0.0))
+    other.tell([4, 6], [1.0, 0.0])
+    assert (other.spread != 1).all()
+    assert np.array_equal(other.spread, one.spread)
+
+
+def test_a_spread_of_other_parameters_is_refused():
+    one = solver(sigma_lr=0.1)
+    one.tell([0, 2], [1.0, 0.0])
+    with pytest.raises(CheckpointError, match=r"parameters \(5,\), got \(6,\)"):
+        Solver.restore(one.parameters[:5], one.state())
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -59,21 +59,22 @@ class Solver:
     updates : int
         How often they moved.
     spread : ndarray of float32, shape (n,)
-        The standard deviation of each parameter's perturbation, in units of sigma: 1 without `sigma_lr`.
+        The standard deviation of each parameter's perturbation, in units of sigma: 1 until `sigma_lr` moves it.
 
     Notes
     -----
     ``theta + sigma * noise(key)`` earned a reward. From `m` of them, shaped to ``u``, the gradient of the expected
     reward is estimated as ``1 / (m * sigma) * sum(discount ** s * u * noise(key))``, where ``s`` is the staleness:
-    how many updates lie between the version that earned the reward and the current one. A stale reward's
-    perturbation is taken as it was drawn, so an antithetic pair of an older version gives the older version's
-    gradient, late: what asynchronous gradient descent does, with a discount by staleness (Zhang et al. 2016,
+    how many updates lie between the version that earned the reward and the current one. A stale reward counts for
+    its noise as a fresh one does, so an antithetic pair of an older version gives the older version's gradient,
+    late: what asynchronous gradient descent does, with a discount by staleness (Zhang et al. 2016,
     Staleness-aware Async-SGD, equation 5, divides by the staleness). Weighing by the ratio of the two normal
     densities instead would be without bias, but in many dimensions a few rewards would have all the weight.
 
     With `sigma_lr`, perturbations are ``sigma * spread * noise(key)``, steps are multiplied by ``spread``, and
     ``log(spread)`` moves by ``sigma_lr / 2`` times the mean of ``discount ** s * u * (noise(key) ** 2 - 1)``: where
-    large perturbations, of either sign, earn more, they become larger.
+    large perturbations, of either sign, earn more, they become larger. That a stale reward's perturbation had the
+    spread of its own version is left out of account. If `sigma_lr` becomes 0, the spread stays as it is.
 
     References
     ----------
@@ -174,9 +175,9 @@ class Solver:
 
     def state(self) -> State:
         """Return everything that decides future updates, but for the parameters."""
+        moved = {} if (self.spread == 1).all() else {"spread": self.spread}
         return State(
-            {f"steps/{name}": array for name, array in self._steps.arrays().items()}
-            | {"spread": self.spread},
+            {f"steps/{name}": array for name, array in self._steps.arrays().items()} | moved,
             {
                 "strategy": asdict(self.strategy),
                 "discount": self.discount,
@@ -201,7 +202,8 @@ class Solver:
         Raises
         ------
         CheckpointError
-            If the state is not one of a solver, or numpy here makes other noise than where it was written.
+            If the state is not one of a solver of so many parameters, or numpy here makes other noise than where it
+            was written.
         """
         facts = state.facts
         try:
@@ -218,12 +220,16 @@ class Solver:
                 prefix = "steps/"
                 arrays = {n.removeprefix(prefix): a for n, a in state.arrays.items() if n.startswith(prefix)}
                 solver._steps.load(arrays)
-            # Versions from before there was one have none.
-            solver.spread = state.arrays.get("spread", solver.spread)
+            spread = state.arrays.get("spread", solver.spread)
             same = (solver.noise.seed, solver.noise.size) == (stored.seed, facts["noise"]["size"])
             checksum = int(facts["noise"]["checksum"])
         except (LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the checkpoint holds no state of a solver: {error!r}") from error
+        if spread.shape != solver.spread.shape:
+            raise CheckpointError(
+                f"the checkpoint's spread must have the shape of the parameters {parameters.shape}, got {spread.shape}"
+            )
+        solver.spread = spread
         if same:
             solver.noise.check(checksum)
         return solver

@@ -67,7 +67,9 @@ class Strategy:
                 raise JobError(f"{name} must be one of {list(known)}, got {getattr(self, name)!r}")
         if self.sigma_lr and self.shaping == "raw":
             shaped = [name for name in SHAPINGS if name != "raw"]
-            raise JobError(f"sigma_lr needs rewards of a known scale: shaping must be one of {shaped}, got 'raw'")
+            raise JobError(
+                f"sigma_lr needs rewards of a known scale: shaping must be one of {shaped}, got 'raw'"
+            )
         if type(self.population) is not int or self.population < 2 or self.population % 2:
             raise JobError(f"population must be an even number of at least 2, got {self.population!r}")
         if type(self.seed) is not int or not 0 <= self.seed < 1 << 64:
