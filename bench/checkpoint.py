@@ -1,5 +1,7 @@
 """Checkpoints: what one every second costs, how long learning stands still, how fast a table is back, and memory.
 
+Checkpoints hold no exported network: that is made once a run, and costs no later checkpoint anything.
+
 Run it: python -m bench.checkpoint
 """
 
@@ -74,7 +76,7 @@ def job(directory: str, every_s: float) -> Job:
     return Job(
         Files(criteo_file("arrow", ROWS)),
         [*(Id(name) for name in COLUMNS), Label("label")],
-        Torch(DeepFM, optimizer="adagrad", lr=0.01, precision="bf16"),
+        Torch(DeepFM, optimizer="adagrad", lr=0.01, precision="bf16", servable=False),
         directory,
         batch_size=BATCH_ROWS,
         checkpoint_every_s=every_s,

@@ -40,7 +40,10 @@ class DeepFM(torch_deepfm.DeepFM):
 
 
 def learn(precision: str, *, rows: int = ROWS, checkpoint_every_s: float = 600.0) -> Summary:
-    """Learn once from a file, as `onstream train` does."""
+    """Learn once from a file, as `onstream train` does.
+
+    The checkpoint at the end, and the export of the network for it, are not timed, as no peer writes its model.
+    """
     with tempfile.TemporaryDirectory() as directory:
         job = Job(
             Files(criteo_file("arrow", rows)),

@@ -46,7 +46,8 @@ class Run:
 def learn(path: Path) -> Run:
     """Learn once from a file, as `onstream train` does: from before the file is opened to the last row learned.
 
-    The checkpoint at the end is not timed, as Vowpal Wabbit is not asked to write its model.
+    The checkpoint at the end, and the export of the network for it, are not timed, as Vowpal Wabbit is not asked to
+    write its model.
     """
     with tempfile.TemporaryDirectory() as directory:
         job = Job(

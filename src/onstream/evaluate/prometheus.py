@@ -52,7 +52,8 @@ _JOB_FAMILIES = {
     "checkpoint/version": _Family("onstream_checkpoint_version", "Version of the newest checkpoint."),
     "checkpoint/age_s": _Family("onstream_checkpoint_age_seconds", "Age of the newest checkpoint."),
     "checkpoint/longest_pause_s": _Family(
-        "onstream_checkpoint_longest_pause_seconds", "Longest that learning stood still for a checkpoint."
+        "onstream_checkpoint_longest_pause_seconds",
+        "Longest that learning stood still for a checkpoint, not counting the one export of the network.",
     ),
     "published/version": _Family("onstream_published_version", "Version that the job's tag points to."),
     "published/open": _Family("onstream_publishing", "1 if the newest checkpoint was published, else 0."),

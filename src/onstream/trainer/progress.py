@@ -29,7 +29,8 @@ class Progress:
     checkpoint_age_s : float
         Seconds since it was taken; since the start if there is none.
     longest_pause_s : float
-        The longest that learning stood still for a checkpoint in this run, in seconds.
+        The longest that learning stood still for a checkpoint in this run, in seconds. Exporting the network, once
+        a run before the first checkpoint, is not counted.
     behind : tuple of (int, str), or None
         What of the stream is not learned yet, and its unit.
     event_time : int
