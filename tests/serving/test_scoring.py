@@ -103,11 +103,14 @@ class Command:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
-    def wait_for(self, text):
+    def wait_for(self, *texts):
+        """Wait until each of these was said, in whatever order."""
+        awaited = set(texts)
         for line in self.process.stdout:
-            if text in line:
-                return line
-        raise AssertionError(f"{text!r} was never said")
+            awaited -= {text for text in awaited if text in line}
+            if not awaited:
+                return
+        raise AssertionError(f"{awaited} were never said")
 
     def end(self, number):
         self.process.send_signal(number)
@@ -145,9 +148,7 @@ def test_a_version_that_comes_later_is_waited_for_and_followed(trained, tmp_path
     with Log(tmp_path / "requests.db") as log:
         log.append(requests(10))
         running = Command(tmp_path / "model", tmp_path, "--tag", "new")
-        said = "".join(running.process.stdout.readline() for _ in range(3))
-        assert "waiting: no version of the model is loaded" in said
-        assert "there is no tag 'new'; tags are {}\n" in said
+        running.wait_for("waiting: no version of the model is loaded", "there is no tag 'new'; tags are {}\n")
         clicks.copied(trained, tmp_path)
         running.wait_for("rows=10 ")
         code, _ = running.end(signal.SIGINT)
