@@ -1,7 +1,7 @@
 """The settings of `bench.evolution`, found with the same number of trials for our method and for its peers.
 
 Run it: python -m bench.evolution_tuning [METHOD ...]. Random search with successive halving (Jamieson and Talwalkar
-2016), for each method alike: all trials play the first seeds, the better third goes on with more, and the best of
+2016), for each method alike: all trials play the first seeds, the better quarter goes on with more, and the best of
 those with more yet (see `RUNGS`). Better is the lower median, then mean, of episodes until solved. What all methods
 have in common is drawn first, so that it is the same in each trial of all; then each draws what is its own.
 
@@ -24,7 +24,7 @@ from bench.evolution import Settings, solve_runs
 from bench.peers.evolution.problem import SIZE
 
 # Trials that go on, and how many seeds they have played by then.
-RUNGS = ((64, 6), (16, 20), (4, 60))
+RUNGS = ((128, 6), (32, 20), (8, 60), (2, 160))
 # Those that count are below these; see `bench.evolution.SEEDS`.
 FIRST_SEED = 10_000
 MOST_EPISODES = 600
@@ -63,6 +63,7 @@ def ours(random: np.random.Generator, common: Settings) -> Settings:
         "optimizer": optimizer,
         "momentum": float(random.choice([0.0, 0.5, 0.9])),
         "shaping": str(random.choice(["ranks", "nes", "standard"])),
+        "sigma_lr": between(random, 0.01, 1.0) if random.random() < 0.5 else 0.0,
     }
 
 
