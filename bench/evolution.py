@@ -7,8 +7,7 @@ episodes in a row have the same luck: of ours and of PGPE these are the two halv
 Settings are those that `bench.evolution_tuning` found best for each method, with the same budget for all: 128 trials
 of random search, of which population, first deviation, step and first parameters are the same for all methods and the
 rest is each method's own; 6 seeds a trial, 20 for the better 32, 60 for the best 8, 160 for the best 2, none of them
-those that count here. The example, which `solve` and `solve_as_job` run, has the runner-up of ours: its median is 144
-where the best has 136, its mean 173 for 202.
+those that count here.
 """
 
 from __future__ import annotations
@@ -40,17 +39,17 @@ from onstream.job import load_one
 
 Settings = dict[str, Any]
 
-# The best of `bench.evolution_tuning`.
+# The best of `bench.evolution_tuning`. Ours are in the example, too.
 METHODS: dict[str, Settings] = {
     "onstream": {
-        "begin": "default",
+        "begin": "zeros",
         "options": {
-            "population": 4,
-            "sigma": 0.17,
-            "lr": 0.19,
+            "population": 8,
+            "sigma": 0.4,
+            "lr": 0.38,
             "optimizer": "adam",
             "momentum": 0.5,
-            "shaping": "ranks",
+            "shaping": "standard",
         },
     },
     "PGPE": {
@@ -66,18 +65,18 @@ METHODS: dict[str, Settings] = {
         },
     },
     "SNES": {
-        "begin": "zeros",
+        "begin": "default",
         "options": {
-            "popsize": 4,
-            "stdev_init": 0.55,
-            "center_learning_rate": 1.1,
-            "stdev_learning_rate": 7.0,
+            "popsize": 6,
+            "stdev_init": 0.34,
+            "center_learning_rate": 1.6,
+            "stdev_learning_rate": 1.3,
             "ranking_method": "nes",
         },
     },
 }
 
-SEEDS = range(3_000, 3_200)
+SEEDS = range(4_000, 4_200)
 # Through what a user runs: our log and checkpoints, and evotorch's `GymNE`.
 USED_SEEDS = SEEDS[:10]
 JOB_SEEDS = range(2_000, 2_005)
@@ -238,8 +237,9 @@ def report_search(solvings: dict[str, list[Solving]]) -> None:
         Figure(
             f"CartPole-v1, the same if there were no difference (Mann-Whitney, {name})", test.pvalue, "p"
         ).report()
-    solved_ones = sum(run.solved for run in ours)
-    Figure("CartPole-v1, seeds solved", solved_ones, "seeds", goal=f">= {len(ours)}").report()
+    for name, runs in solvings.items():
+        share = sum(run.solved for run in runs) / len(runs)
+        Figure(f"CartPole-v1, {name}: solved within {MOST_EPISODES:,} episodes", share, "of seeds").report()
 
 
 def report_use(solvings: dict[str, list[Solving]]) -> None:
