@@ -29,22 +29,25 @@ class Inputs(Mapping[str, Tensor]):
 
     Notes
     -----
-    The tensor of a feature is made when it is first asked for: networks that stack need none of them.
+    The tensor of a feature is made when it is asked for: networks that stack need none of them.
     """
 
     def __init__(self, layout: Layout, parts: Mapping[str, Tensor]) -> None:
         self._parts = parts
         self._numbers = parts["numbers"]
         self._fields = {field.name: field for field in layout.fields}
-        self._made: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the tensor of one feature."""
-        if name not in self._made:
-            if name not in self._fields:
-                raise JobError(f"the network asks for x[{name!r}]; the job's features are {list(self)}")
-            self._made[name] = self._make(self._fields[name])
-        return self._made[name]
+        field = self._fields.get(name)
+        if field is None:
+            raise JobError(f"the network asks for x[{name!r}]; the job's features are {list(self)}")
+        # Made anew each time: what is made where gradients are off has none later.
+        if field.kind == "id":
+            return self._parts[f"ids/{field.table}"][:, field.column]
+        if field.kind == "number":
+            return self._numbers[:, field.column : field.column + 1]
+        return self._parts[f"{field.kind}/{field.name}"]
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the feature names, in the order of their declaration."""
@@ -112,13 +115,6 @@ class Inputs(Mapping[str, Tensor]):
     @staticmethod
     def _join(tensors: list[Tensor]) -> Tensor:
         return torch.stack(tensors, dim=1)
-
-    def _make(self, field: Field) -> Tensor:
-        if field.kind == "id":
-            return self._parts[f"ids/{field.table}"][:, field.column]
-        if field.kind == "number":
-            return self._numbers[:, field.column : field.column + 1]
-        return self._parts[f"{field.kind}/{field.name}"]
 
     def _embedded(self) -> list[Field]:
         return [
