@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/pip install --quiet --constraint constraints.txt
 STAMP := $(VENV)/.installed
 CORE := $(wildcard src/core/*) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test test-all check bench docs format clean
+.PHONY: demo test test-wires test-rooms test-all check bench docs format clean
 
 # A year of departures is sent in, and arrivals as they come hours later; predictions are asked for, and a model learns
 # and serves meanwhile.
@@ -15,14 +15,21 @@ demo: $(STAMP)  ## watch it learn and serve; stop it with Ctrl-C, run it again: 
 	trap "kill $$sender 2> /dev/null || true" EXIT; \
 	$(VENV)/bin/onstream run examples/flights_join.py || test $$? -eq 130
 
-# Arrow Flight by itself: the standard clients bring gevent and a second gRPC into the process of the tests.
+# In two halves at once, as most tests keep one processor busy. Arrow Flight by itself: the standard clients bring gevent
+# and a second gRPC into the process of the tests.
 test: $(STAMP)  ## all tests but the long ones
-	$(PYTHON) -m pytest --ignore-glob='*/test_flight*'
+	$(MAKE) --jobs 2 --output-sync=line test-wires test-rooms
+
+test-wires:
+	$(PYTHON) -m pytest tests/streams tests/serving --ignore-glob='*/test_flight*'
 	$(PYTHON) -m pytest tests/serving/test_flight*.py
 
+test-rooms:
+	$(PYTHON) -m pytest --ignore tests/streams --ignore tests/serving
+
 test-all: $(STAMP)  ## every test
-	$(PYTHON) -m pytest -m "long or not long" --ignore-glob='*/test_flight*'
-	$(PYTHON) -m pytest -m "long or not long" tests/serving/test_flight*.py
+	$(PYTHON) -m pytest -m "long or not long" --hypothesis-profile thorough --ignore-glob='*/test_flight*'
+	$(PYTHON) -m pytest -m "long or not long" --hypothesis-profile thorough tests/serving/test_flight*.py
 
 check: $(STAMP)  ## style, types, floors
 	$(VENV)/bin/ruff check .

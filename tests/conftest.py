@@ -8,7 +8,8 @@ import pytest
 from hypothesis import settings
 
 # How long an example takes says nothing on a machine that does other work too.
-settings.register_profile("onstream", deadline=None, max_examples=40)
+settings.register_profile("onstream", deadline=None, max_examples=20)
+settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.load_profile("onstream")
 
 
