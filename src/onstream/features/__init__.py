@@ -12,7 +12,8 @@ from onstream.features.declarations import (
     Tensor,
     Weight,
 )
-from onstream.features.features import Features, Place
+from onstream.features.faults import Place
+from onstream.features.features import Features
 from onstream.features.guess import guess, render
 from onstream.features.leaks import leaking
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,6 @@ from onstream import contracts
 from onstream.contracts import Batch, Keys, Layout, Positions, Reject, RowPolicy, State
 from onstream.core import hash_value, salt
 from onstream.errors import ColumnError, JobError
-from onstream.features.columns import Mask, read_numbers, read_truths
 from onstream.features.declarations import (
     POLICIES,
     Declaration,
@@ -31,72 +29,19 @@ from onstream.features.declarations import (
 )
 from onstream.features.description import KINDS, declare, declare_policy, describe, describe_policy
 from onstream.features.emission_slots import emission_slots, empty_emission
+from onstream.features.faults import Finding, Here, Place, absence, every, far_ahead, rejects_of
 from onstream.features.id_block import IdBlock
-from onstream.features.layout import lay_out, row_owner
+from onstream.features.layout import lay_out
 from onstream.features.moments import Moments
-from onstream.features.plain_slots import PlainBucketSlot, PlainIdSlot, PlainListSlot
+from onstream.features.shown import readable
+from onstream.features.slot_making import slot_of
 from onstream.features.slots import (
-    BucketSlot,
-    Domain,
     Draft,
-    Fault,
-    GroupSlot,
     IdSlot,
-    LabelSlot,
-    ListSlot,
-    NumberSlot,
-    Slot,
-    TensorSlot,
-    TimeSlot,
-    WeightSlot,
 )
 from onstream.feedback import Labelling
 
-__all__ = ["Features", "Place"]
-
-_LARGEST = float(np.finfo(np.float32).max)
-
-# A row is far in the future when it is this many times the spread of its batch, which counts as a day at least,
-# beyond both the batch and all that came before.
-_FAR = 10
-_DAY_S = 86_400
-# The first rows of a stream tell nothing of its times while they are so few.
-_FEW_TIMES = 16
-
-# How much of an offending value is kept in its reject, in characters.
-_VALUE_LENGTH = 200
-
-
-class Place(Protocol):
-    """Where the rows of a record batch stand in their stream.
-
-    Attributes
-    ----------
-    partition : str
-    starts : ndarray of int64, shape (num_rows,)
-        The position of each row.
-    """
-
-    @property
-    def partition(self) -> str: ...  # noqa: D102
-    @property
-    def starts(self) -> npt.NDArray[np.int64]: ...  # noqa: D102
-
-
-class _Here(NamedTuple):
-    """A place outside any stream."""
-
-    partition: str
-    starts: npt.NDArray[np.int64]
-
-
-class _Finding(NamedTuple):
-    """A fault of one column of one record batch, and where that record batch stands."""
-
-    fault: Fault
-    rows: slice
-    column: pa.Array | None
-    place: Place
+__all__ = ["Features"]
 
 
 class Features:
@@ -193,7 +138,7 @@ class Features:
         self._exact_columns = np.array([field_of[f.name].column for f in standardized], np.intp)
         exact_index = {f.name: i for i, f in enumerate(standardized)}
         self._slots = [
-            (_plain_slot(d) if plain else None) or _slot(d, field_of, exact_index)
+            slot_of(d, field_of, exact_index, plain=plain)
             # Whether a label may be missing, the phase of its row says.
             for d in (replace(d, required=False) if d in late else d for d in self._declarations)
         ]
@@ -255,10 +200,10 @@ class Features:
             rejected, the reason under "rejected".
         """
         batch = batch.slice(0, num_rows)
-        place = _Here("", np.arange(batch.num_rows, dtype=np.int64))
+        place = Here("", np.arange(batch.num_rows, dtype=np.int64))
         encoded = self._encode([batch], [place], {}, (), strict=True, learn=False)
         rejected = {reject.position: reject for reject in encoded.rejects}
-        good = iter(self._texts(encoded))
+        good = readable(self.layout, encoded)
         return [
             {"rejected": bad.reason, "value": bad.value} if (bad := rejected.get(row)) else next(good)
             for row in range(batch.num_rows)
@@ -316,44 +261,20 @@ class Features:
     ) -> Batch:
         num_rows = sum(batch.num_rows for batch in batches)
         draft = self._draft(num_rows)
-        findings: list[_Finding] = []
+        findings: list[Finding] = []
         begin = 0
         for batch, place in zip(batches, places, strict=True):
             rows = slice(begin, begin + batch.num_rows)
             findings.extend(self._read(batch, place, rows, draft, strict=strict))
             begin = rows.stop
         if strict:
-            findings.extend(self._far_ahead(batches, places, draft.times))
+            findings.extend(far_ahead(self._time_column, batches, places, draft.times, self._now))
         found: list[Reject] = []
         if findings:
-            bad, found = _rejects(findings, num_rows)
+            bad, found = rejects_of(findings, num_rows)
             draft.keep(~bad)
             num_rows -= len(found)
         return self._finish(draft, num_rows, positions, (*rejects, *found), learn=learn)
-
-    def _far_ahead(
-        self, batches: Sequence[pa.RecordBatch], places: Sequence[Place], times: npt.NDArray[np.float64]
-    ) -> Iterator[_Finding]:
-        """Yield rows whose time is far beyond those of the stream: believed, it would expire everything else."""
-        known = times[~np.isnan(times)]
-        if not len(known) or (self._now == 0 and len(known) < _FEW_TIMES):
-            return
-        low, high = np.quantile(known, (0.25, 0.75), method="lower")
-        limit = max(self._now, high) + _FAR * max(high - low, _DAY_S)
-        far = times > limit
-        # A gap in the stream may fall into a batch: what many rows say is so.
-        if not 0 < np.count_nonzero(far) <= max(1, len(known) // 100):
-            return
-        begin = 0
-        for batch, place in zip(batches, places, strict=True):
-            rows = slice(begin, begin + batch.num_rows)
-            begin = rows.stop
-            column = (
-                batch.column(batch.schema.get_field_index(self._time_column)) if far[rows].any() else None
-            )
-            yield _Finding(
-                Fault(f"column {self._time_column!r}: far in the future", far[rows]), rows, column, place
-            )
 
     def _draft(self, rows: int) -> Draft:
         fields = self.layout.fields
@@ -378,7 +299,7 @@ class Features:
 
     def _read(
         self, batch: pa.RecordBatch, place: Place, rows: slice, draft: Draft, *, strict: bool
-    ) -> Iterator[_Finding]:
+    ) -> Iterator[Finding]:
         """Read every column of one record batch; stop at one that rejects all of its rows."""
         schema = batch.schema
         slots = self._other_slots if self._id_block.fill(batch, rows, draft) else self._slots
@@ -387,7 +308,7 @@ class Features:
             needed = strict or slot.asked
             if at < 0:
                 if needed:
-                    yield _Finding(_every(batch, _absence(schema, slot.column)), rows, None, place)
+                    yield Finding(every(batch, absence(schema, slot.column)), rows, None, place)
                     return
                 continue
             column = batch.column(at)
@@ -395,13 +316,13 @@ class Features:
                 faults = slot.fill(column, rows, draft)
             except ColumnError as error:
                 if needed:
-                    fault = _every(batch, f"column {slot.column!r}: {error}")
-                    yield _Finding(fault, rows, column, place)
+                    fault = every(batch, f"column {slot.column!r}: {error}")
+                    yield Finding(fault, rows, column, place)
                     return
                 continue
             if needed:
                 for fault in faults:
-                    yield _Finding(fault, rows, column, place)
+                    yield Finding(fault, rows, column, place)
 
     def _finish(
         self, draft: Draft, num_rows: int, positions: Positions, rejects: tuple[Reject, ...], *, learn: bool
@@ -454,46 +375,6 @@ class Features:
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _texts(self, batch: Batch) -> Iterator[dict[str, Any]]:
-        """Yield each row of a batch as what a person can read."""
-        for row in range(batch.num_rows):
-            texts: dict[str, Any] = {}
-            for field in self.layout.fields:
-                if field.kind == "number":
-                    texts[field.name] = float(batch.numbers[row, field.column])
-                elif field.kind == "tensor":
-                    block = batch.tensors[field.name][row]
-                    sides = " x ".join(map(str, field.shape))
-                    texts[field.name] = f"{sides} from {block.min():g} to {block.max():g}"
-                elif batch.columns is not None:
-                    texts[field.name] = batch.columns[field.name][row]
-                else:
-                    keys = self._row_keys(batch, field, row)
-                    what = " ".join(f"{int(key):016x}" for key in keys) or "none"
-                    texts[field.name] = f"key{'s' * (field.kind == 'list')} {what} in {field.table}"
-            texts.update({name: float(values[row]) for name, values in batch.labels.items()})
-            if batch.weights is not None:
-                texts["weight"] = float(batch.weights[row])
-            yield texts
-
-    def _row_keys(self, batch: Batch, field: contracts.Field, row: int) -> Keys:
-        ids = self._num_ids[field.table]
-        keys = batch.keys[field.table]
-        if field.kind == "id":
-            at = row * ids + field.column
-            return keys[at : at + 1]
-        begin = batch.num_rows * ids
-        for other in self.layout.lists(field.table):
-            padded = other.pooling == "pad"
-            if other.name == field.name:
-                break
-            begin += batch.num_rows * other.length if padded else int(batch.offsets[other.name][-1])
-        if padded:
-            own: Keys = keys[begin + row * field.length : begin + (row + 1) * field.length]
-            return own[np.flatnonzero(own)]
-        first, last = batch.offsets[field.name][row : row + 2]
-        return keys[begin + first : begin + last]
-
 
 def _check(declarations: Sequence[Declaration], defaults: Mapping[str, RowPolicy | None]) -> None:
     unknown = sorted(set(defaults) - set(POLICIES))
@@ -535,96 +416,7 @@ def _label(label: Label, labelling: Labelling) -> contracts.Label:
     return contracts.Label(label.name, label.task, label.classes or 0, policy, kept)
 
 
-def _slot(
-    declaration: Declaration, fields: Mapping[str, contracts.Field], exact_index: Mapping[str, int]
-) -> Slot:
-    d, column = declaration, declaration.source
-    match d:
-        case Id():
-            field = fields[d.name]
-            return IdSlot(column, field.table, field.column, salt(row_owner(d)))
-        case IdList():
-            return ListSlot(column, d.name, salt(row_owner(d)), d.length or 0, d.separator, d.max_length)
-        case Number() if d.bounds is not None:
-            field = fields[d.name]
-            bounds = np.array(d.bounds)
-            return BucketSlot(column, field.table, field.column, bounds, _bucket_keys(d.name, bounds))
-        case Number():
-            return NumberSlot(column, fields[d.name].column, d.log, d.fill, exact_index.get(d.name))
-        case Tensor():
-            return TensorSlot(column, d.name, d.shape, d.scale)
-        case Label():
-            return _label_slot(d)
-        case Weight():
-            return WeightSlot(column)
-        case EventTime():
-            return TimeSlot(column, d.unit)
-        case Group():
-            return GroupSlot(column, salt(d.name))
-
-
-def _plain_slot(declaration: Declaration) -> Slot | None:
-    """Return the slot of a declaration whose values are other than numbers when they stay plain."""
-    d = declaration
-    match d:
-        case Id():
-            return PlainIdSlot(d.source, d.name)
-        case IdList():
-            return PlainListSlot(d.source, d.name, d.length or 0, d.separator, d.max_length)
-        case Number() if d.bounds is not None:
-            return PlainBucketSlot(d.source, d.name, np.array(d.bounds))
-    return None
-
-
-def _label_slot(label: Label) -> LabelSlot:
-    low, high, whole, expected = -_LARGEST, _LARGEST, False, "a finite number"
-    read = read_numbers
-    if label.task == "binary" and label.threshold is None:
-        read, low, high, whole, expected = read_truths, 0.0, 1.0, True, "0 or 1"
-    if label.classes is not None:
-        low, high, whole = 0.0, label.classes - 1.0, True
-        expected = f"a whole number from 0 to {label.classes - 1}"
-    domain = Domain(low, high, whole, expected)
-    return LabelSlot(label.source, label.name, read, domain, label.threshold, required=label.required)
-
-
-def _bucket_keys(name: str, bounds: npt.NDArray[np.float64]) -> Keys:
-    """Return the key of each bucket, and last that of nulls. A bucket is named by its two bounds."""
-    edges = [-np.inf, *bounds.tolist(), np.inf]
-    texts = [f"[{low!r}, {high!r})" for low, high in itertools.pairwise(edges)]
-    return np.array([hash_value(text, salt(name)) for text in [*texts, None]], np.uint64)
-
-
 def _offsets(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
-
-
-def _every(batch: pa.RecordBatch, reason: str) -> Fault:
-    return Fault(reason, np.ones(batch.num_rows, bool))
-
-
-def _absence(schema: pa.Schema, column: str) -> str:
-    twice = bool(schema.get_all_field_indices(column))
-    return f"column {column!r}: there are several of this name" if twice else f"missing column {column!r}"
-
-
-def _rejects(findings: Iterable[_Finding], num_rows: int) -> tuple[Mask, list[Reject]]:
-    """Return which rows are bad, and a reject for each, in order; its first fault counts."""
-    bad = np.zeros(num_rows, bool)
-    found: dict[int, Reject] = {}
-    for fault, rows, column, place in findings:
-        for at in np.flatnonzero(fault.rows & ~bad[rows]).tolist():
-            value = "" if column is None else _value_text(column[at])
-            found[rows.start + at] = Reject(place.partition, int(place.starts[at]), fault.reason, value)
-        bad[rows] |= fault.rows
-    return bad, [found[row] for row in sorted(found)]
-
-
-def _value_text(value: pa.Scalar) -> str:
-    try:
-        return str(value.as_py())[:_VALUE_LENGTH]
-    except (ValueError, LookupError, ArithmeticError):
-        # Arrow holds what Python has no value for: text that is no UTF-8, or dates out of its range.
-        return f"a {value.type} that cannot be shown"
