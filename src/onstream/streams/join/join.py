@@ -147,6 +147,9 @@ class Join:
         self.clock = clock
         if unit not in ("s", "ms", "us", "ns"):
             raise JobError(f"unit must be 's', 'ms', 'us' or 'ns', got {unit!r}")
+        for name, duration in (("lateness", lateness), ("idle", idle), ("drift", drift), ("future", future)):
+            if duration is not None or name != "future":
+                _check_duration(name, duration)
         for name, stream in ((_IMPRESSIONS, impressions), *((f.label, f.stream) for f in self.feedback)):
             if getattr(stream, "shared", False):
                 raise JobError(
@@ -387,6 +390,13 @@ def _declared(
             f"feedback must be a stream or some of Feedback(stream, label, window), got {feedback!r}"
         )
     return declared
+
+
+def _check_duration(name: str, duration: float | str) -> None:
+    try:
+        seconds(duration)
+    except JobError as error:
+        raise JobError(f"{name}: {error}") from None
 
 
 def _distinct(names: list[str]) -> None:
