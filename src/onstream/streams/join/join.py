@@ -147,9 +147,9 @@ class Join:
         self.clock = clock
         if unit not in ("s", "ms", "us", "ns"):
             raise JobError(f"unit must be 's', 'ms', 'us' or 'ns', got {unit!r}")
-        for name, duration in (("lateness", lateness), ("idle", idle), ("drift", drift), ("future", future)):
-            if duration is not None or name != "future":
-                _check_duration(name, duration)
+        durations = {"lateness": lateness, "idle": idle, "drift": drift}
+        for name, duration in (durations if future is None else {**durations, "future": future}).items():
+            _check_duration(name, duration)
         for name, stream in ((_IMPRESSIONS, impressions), *((f.label, f.stream) for f in self.feedback)):
             if getattr(stream, "shared", False):
                 raise JobError(
