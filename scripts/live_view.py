@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from onstream import load_job
-from onstream.cli_run import train_and_serve
-from onstream.terminal import LiveView
+from onstream.cli.run import train_and_serve
+from onstream.cli.terminal import LiveView
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PORT = "18815"

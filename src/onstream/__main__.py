@@ -10,7 +10,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Large tensors come and go with every batch: huge pages spare most of their page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    from onstream.cli import run
+    from onstream.cli.app import run
 
     run()
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from onstream.cli import run
+from onstream.cli.app import run
 
 JOB = """
 from torch import nn

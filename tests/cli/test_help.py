@@ -9,7 +9,7 @@ import pytest
 import typer.main
 
 import onstream
-from onstream.cli import app
+from onstream.cli.app import app
 
 
 def commands(group, path=()):

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from onstream import Label, Log, Tensor, load_job
+from onstream.cli.templates import TEMPLATES, write_sample
 from onstream.contracts import Chunk, Reject
 from onstream.streams.chunks import NO_COLUMNS, no_rows
-from onstream.templates import TEMPLATES, write_sample
 from tests.cli.commands import JOB, write_job
 
 

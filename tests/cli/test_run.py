@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from onstream import Client
-from onstream.cli_run import drain_of
+from onstream.cli.run import drain_of
 from onstream.errors import UnavailableError
 
 JOB = """

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from onstream import Cache, Files, Join, Log, Sample
-from onstream.cli_run import _by_file, _log_options, _logs
+from onstream.cli.run import _by_file, _log_options, _logs
 from onstream.errors import JobError, NotFoundError
 
 from ..cli.test_run import Running

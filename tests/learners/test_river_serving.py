@@ -11,7 +11,7 @@ from onstream.checkpoints import CheckpointLog, LocalStore
 from onstream.contracts import State
 from onstream.errors import CheckpointError, JobError, MissingExtraError, RequestError
 from onstream.learners.predictors import open_predictor, weights_of
-from onstream.learners.river_predictor import RiverPredictor
+from onstream.learners.river.predictor import RiverPredictor
 from onstream.serving.replica import Replica
 from tests.jobs.watch import run
 from tests.learners.rivers import batch_of, bound, phishing, phishing_job

@@ -35,9 +35,9 @@ from river import (
 from onstream.checkpoints.states import state_bytes
 from onstream.contracts import State
 from onstream.errors import CheckpointError
-from onstream.learners.river_names import resolve
-from onstream.learners.river_objects import PackError, pack
-from onstream.learners.river_unpack import unpack
+from onstream.learners.river.names import resolve
+from onstream.learners.river.objects import PackError, pack
+from onstream.learners.river.unpack import unpack
 
 SCALED = preprocessing.StandardScaler
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamed import FakeClock, numbers, read, rejects_of, rows_of
 
-import onstream.streams.log_appends as log_module
+import onstream.streams.log.appends as log_module
 from onstream.errors import ColumnError, JobError, StreamError
 from onstream.streams import Appended, EventPace, Log
 

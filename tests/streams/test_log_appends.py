@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamed import FakeClock, numbers, read, rows_of
 
-import onstream.streams.log_appends as appends_module
+import onstream.streams.log.appends as appends_module
 from onstream.errors import ColumnError, RequestError, StreamError
 from onstream.streams import Appended, Log
-from onstream.streams.log_file import FORMAT
+from onstream.streams.log.file import FORMAT
 
 
 def made(path, **options):

@@ -10,7 +10,7 @@ import pytest
 
 from onstream.errors import JobError
 from onstream.streams import Log
-from onstream.streams.log_groups import LogGroup
+from onstream.streams.log import LogGroup
 
 
 class FakeClock:
@@ -106,7 +106,7 @@ def test_what_cannot_be_is_told(logs, wrong):
 READER = """
 import sys, pyarrow as pa
 from onstream.streams import Log
-from onstream.streams.log_groups import LogGroup
+from onstream.streams.log import LogGroup
 group = LogGroup(Log(sys.argv[1]), Log(sys.argv[2]), "g", start="earliest", lease_s=0.2)
 while group.behind():
     claim = group.claim(7)

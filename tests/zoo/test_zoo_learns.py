@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from onstream import Adagrad, Files, Id, IdList, Job, Label, Normal, Torch, zoo
-from onstream.templates import write_sample
+from onstream.cli.templates import write_sample
 from tests.zoo.flights import IDS, aucs, write_flights
 
 DIM = 9

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from onstream import zoo
-from onstream.templates import TEMPLATES
+from onstream.cli.templates import TEMPLATES
 from tests.cli.commands import Command
 
 PAGE = (Path(__file__).parents[2] / "docs/zoo.md").read_text()

@@ -17,9 +17,9 @@ WEIGHTS = "network/"
 
 PREDICTORS = {
     "torch": "onstream.learners.exported:ExportedNetwork",
-    "stablehlo": "onstream.learners.keras_stablehlo:StableHloPredictor",
-    "graphdef": "onstream.learners.keras_graphdef:GraphDefPredictor",
-    "river": "onstream.learners.river_predictor:RiverPredictor",
+    "stablehlo": "onstream.learners.keras.stablehlo:StableHloPredictor",
+    "graphdef": "onstream.learners.keras.graphdef:GraphDefPredictor",
+    "river": "onstream.learners.river.predictor:RiverPredictor",
 }
 """By the "kind" among the facts of what a learner exports: where the class is that predicts from it.
 
@@ -28,7 +28,7 @@ It is imported when a checkpoint asks for it, so it may need an optional library
 """
 
 PICKLED = {
-    "river-pickle": "onstream.learners.river_predictor:PickledRiverPredictor",
+    "river-pickle": "onstream.learners.river.predictor:PickledRiverPredictor",
 }
 """Kinds that unpickle what a checkpoint holds, which then runs whatever code it says; opened only where allowed."""
 

@@ -18,8 +18,7 @@ from onstream.streams.formats import (
 )
 from onstream.streams.join import Feedback, Join
 from onstream.streams.kafka import Kafka, KafkaWriter
-from onstream.streams.log import Answered, Appended, Log
-from onstream.streams.log_answers import prediction_columns
+from onstream.streams.log import Answered, Appended, Log, prediction_columns
 from onstream.streams.pace import EventPace
 from onstream.streams.reject_share import RejectShare
 from onstream.streams.sample import Sample

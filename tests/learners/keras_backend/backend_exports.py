@@ -154,7 +154,7 @@ def test_changed_programs_are_refused():
 
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
 def test_a_program_that_calls_what_is_not_in_it_is_refused():
-    from onstream.learners.keras_stablehlo import _check
+    from onstream.learners.keras.stablehlo import _check
 
     text = """module { func.func public @main(%a: tensor<2xf32>) -> tensor<2xf32> {
       %0 = stablehlo.custom_call @xla_python_cpu_callback(%a) : (tensor<2xf32>) -> tensor<2xf32>

@@ -15,7 +15,7 @@ from onstream.errors import FencedError
 from onstream.serving.scoring.kafka_requests import KafkaRequests
 from onstream.serving.scoring.work import LogRequests, Piece
 from onstream.streams import Kafka, KafkaWriter, Log
-from onstream.streams.log_groups import LogGroup
+from onstream.streams.log import LogGroup
 
 __all__ = ["KafkaToLogWork", "KafkaWork", "LogToKafkaWork"]
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from onstream.contracts import Chunk
 from onstream.streams import Log
-from onstream.streams.log_groups import Claim, LogGroup
+from onstream.streams.log import Claim, LogGroup
 
 __all__ = ["LogRequests", "LogWork", "Piece", "Work"]
 

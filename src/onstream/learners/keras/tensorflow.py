@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from onstream.contracts import Array, Rows
 from onstream.learners.inputs import parts_of
-from onstream.learners.keras_program import Program
-from onstream.learners.keras_steps import Stepped, scaled
+from onstream.learners.keras.program import Program
+from onstream.learners.keras.steps import Stepped, scaled
 
 __all__ = ["TensorFlowStep", "specs_of"]
 

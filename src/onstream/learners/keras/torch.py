@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from onstream.contracts import Array, Rows
-from onstream.learners.keras_program import Program
-from onstream.learners.keras_steps import Stepped, scaled
+from onstream.learners.keras.program import Program
+from onstream.learners.keras.steps import Stepped, scaled
 
 __all__ = ["TorchStep"]
 

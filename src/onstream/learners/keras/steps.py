@@ -10,7 +10,7 @@ import keras
 
 from onstream.contracts import Array, Rows
 from onstream.errors import JobError
-from onstream.learners.keras_program import Program
+from onstream.learners.keras.program import Program
 
 __all__ = ["Step", "Stepped", "make_step", "scaled"]
 
@@ -78,15 +78,15 @@ def make_step(program: Program, optimizer: Any, *, modal: bool, clip_norm: float
     """
     backend = keras.backend.backend()
     if backend == "jax":
-        from onstream.learners.keras_jax import JaxStep
+        from onstream.learners.keras.jax import JaxStep
 
         return JaxStep(program, optimizer, modal=modal, clip_norm=clip_norm, pads=pads)
     if backend == "tensorflow":
-        from onstream.learners.keras_tensorflow import TensorFlowStep
+        from onstream.learners.keras.tensorflow import TensorFlowStep
 
         return TensorFlowStep(program, optimizer, modal=modal, clip_norm=clip_norm)
     if backend == "torch":
-        from onstream.learners.keras_torch import TorchStep
+        from onstream.learners.keras.torch import TorchStep
 
         return TorchStep(program, optimizer, modal=modal, clip_norm=clip_norm)
     raise JobError(f"Keras runs on {backend!r}; set KERAS_BACKEND to 'torch', 'jax' or 'tensorflow'")

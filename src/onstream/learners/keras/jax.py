@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from onstream.contracts import Array, Rows
-from onstream.learners.keras_program import Program
-from onstream.learners.keras_steps import Stepped, scaled
+from onstream.learners.keras.program import Program
+from onstream.learners.keras.steps import Stepped, scaled
 
 __all__ = ["JaxStep", "padded_rows"]
 

@@ -14,9 +14,9 @@ import numpy as np
 from onstream.contracts import Array, Batch, Label, Layout, Outcome, Predictions, Rows, State
 from onstream.errors import CheckpointError, JobError
 from onstream.learners.predictors import WEIGHTS
-from onstream.learners.river_objects import PackError, pack
-from onstream.learners.river_predictor import FORMAT, read_model
-from onstream.learners.river_rows import Asking, import_river, new_predictions, row_dicts
+from onstream.learners.river.objects import PackError, pack
+from onstream.learners.river.predictor import FORMAT, read_model
+from onstream.learners.river.rows import Asking, import_river, new_predictions, row_dicts
 
 __all__ = ["River"]
 
@@ -60,7 +60,7 @@ class River:
     which must be from 0 to 1 to be measured, as that of `HalfSpaceTrees` is. A null label (`Label` with
     ``required=False``) teaches nothing but a detector. Row weights go to the model as ``w``.
 
-    Checkpoints hold the model without pickle, to the bit: see `onstream.learners.river_objects`. Writing one takes
+    Checkpoints hold the model without pickle, to the bit: see `onstream.learners.river.objects`. Writing one takes
     time that grows with the model, about half a second where a pickle would have 1 MB.
 
     References

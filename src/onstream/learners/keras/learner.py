@@ -20,7 +20,7 @@ from onstream.learners.inputs import gather_parts
 if TYPE_CHECKING:
     import keras
 
-    from onstream.learners.keras_steps import Step
+    from onstream.learners.keras.steps import Step
 
 __all__ = ["Keras"]
 
@@ -116,7 +116,7 @@ class Keras:
         try:
             import keras
 
-            from onstream.learners.keras_program import Program, choose_loss
+            from onstream.learners.keras.program import Program, choose_loss
         except ImportError as error:
             raise MissingExtraError(
                 f"Keras models need Keras and a backend ({error}): pip install 'onstream[keras]', and set "
@@ -170,7 +170,7 @@ class Keras:
         DivergedError
             If `max_dropped` batches in a row were dropped.
         """
-        from onstream.learners.keras_program import scatter, targets_of
+        from onstream.learners.keras.program import scatter, targets_of
 
         if batch.num_rows == 0:
             return Outcome(self.predict(batch, rows), 0.0, {})
@@ -198,8 +198,8 @@ class Keras:
     # ---------------------------------------------------------------------------------- the first batch
 
     def _ready(self, leaves: Mapping[str, Array], data: Mapping[str, Array]) -> Step:
-        from onstream.learners.keras_program import acts_otherwise, rows_are_apart
-        from onstream.learners.keras_steps import make_step
+        from onstream.learners.keras.program import acts_otherwise, rows_are_apart
+        from onstream.learners.keras.steps import make_step
 
         parts = {**leaves, **data}
         if self._step is None:
@@ -299,7 +299,7 @@ class Keras:
         return self._exported
 
     def _export(self) -> None:
-        from onstream.learners.keras_export import export_model
+        from onstream.learners.keras.export import export_model
 
         self._export_due = False
         try:
@@ -310,7 +310,7 @@ class Keras:
 
     def _named(self) -> dict[str, Any]:
         """Return all variables by name."""
-        from onstream.learners.keras_names import optimizer_names, variable_names
+        from onstream.learners.keras.names import optimizer_names, variable_names
 
         model = self._program.model
         variables = [*model.trainable_variables, *model.non_trainable_variables]

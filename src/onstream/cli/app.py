@@ -20,18 +20,18 @@ from rich.table import Table
 from rich.text import Text
 
 from onstream.checkpoints import CheckpointLog, LocalStore, Manifest
-from onstream.cli_choice import estimate
-from onstream.cli_evolution import es
-from onstream.cli_run import train_and_serve
-from onstream.cli_scoring import score
-from onstream.cli_serving import serve
+from onstream.cli.choice import estimate
+from onstream.cli.evolution import es
+from onstream.cli.run import train_and_serve
+from onstream.cli.scoring import score
+from onstream.cli.serving import serve
+from onstream.cli.templates import TEMPLATES, hidden_by, job_text, template_of, write_sample
+from onstream.cli.terminal import size_text, watching
 from onstream.errors import JobError, OnstreamError
 from onstream.features import Declaration, Feature, guess, leaking
 from onstream.job import Job, load_job
 from onstream.serving.beside import Status
 from onstream.streams import Files
-from onstream.templates import TEMPLATES, hidden_by, job_text, template_of, write_sample
-from onstream.terminal import size_text, watching
 from onstream.trainer import Observer, Settings, Summary, read_pause
 from onstream.trainer import resume as resume_job
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from onstream.errors import ColumnError, OnstreamError, RequestError, StreamError
-from onstream.streams.log_file import LogFile, fact
+from onstream.streams.log.file import LogFile, fact
 
 __all__ = ["Append", "Appended", "Appender", "RefusedError", "encode"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from onstream.contracts import Array
 from onstream.errors import CheckpointError, MissingExtraError
 from onstream.learners.inputs import Part
-from onstream.learners.keras_predictor import ProgramPredictor
+from onstream.learners.keras.predictor import ProgramPredictor
 
 try:
     import jax

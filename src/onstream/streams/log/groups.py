@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from onstream.errors import JobError, StreamError
-from onstream.streams.log import Log
-from onstream.streams.log_appends import Appended
+from onstream.streams.log.appends import Appended
+from onstream.streams.log.stream import Log
 from onstream.streams.pace import SYSTEM_CLOCK, Clock
 
 __all__ = ["Claim", "LogGroup"]

@@ -18,9 +18,9 @@ import pyarrow as pa
 from onstream.contracts import Chunk, Learned, Positions, Reject
 from onstream.errors import ColumnError, JobError, StreamError
 from onstream.streams.chunks import NO_COLUMNS, skip_to
-from onstream.streams.log_answers import PARTITION, Answered, Answers
-from onstream.streams.log_appends import Append, Appended, Appender, RefusedError
-from onstream.streams.log_file import POLL_S, LogFile, data_version, fact, first_row
+from onstream.streams.log.answers import PARTITION, Answered, Answers
+from onstream.streams.log.appends import Append, Appended, Appender, RefusedError
+from onstream.streams.log.file import POLL_S, LogFile, data_version, fact, first_row
 from onstream.streams.pace import SYSTEM_CLOCK, Clock, EventPace, Rate, check_rate, pace
 
 __all__ = ["PARTITION", "Answered", "Appended", "Log"]

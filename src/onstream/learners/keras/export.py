@@ -18,8 +18,8 @@ from onstream.errors import JobError
 from onstream.learners.export import export_network
 from onstream.learners.exported import facts_of
 from onstream.learners.inputs import Inputs, parts_of
-from onstream.learners.keras_predictor import FORMAT, ProgramPredictor
-from onstream.learners.keras_program import Program
+from onstream.learners.keras.predictor import FORMAT, ProgramPredictor
+from onstream.learners.keras.program import Program
 from onstream.learners.predictors import WEIGHTS, open_predictor
 
 __all__ = ["export_model"]
@@ -104,11 +104,11 @@ def _export(program: Program, weights: Mapping[str, Any], backend: str, pads: bo
     parts = parts_of(program.layout)
     shapes = {name: (tuple(v.shape), str(np.dtype(v.dtype))) for name, v in weights.items()}
     if backend == "jax":
-        from onstream.learners.keras_stablehlo import export_stablehlo as export
+        from onstream.learners.keras.stablehlo import export_stablehlo as export
 
         kind = "stablehlo"
     else:
-        from onstream.learners.keras_graphdef import export_graphdef as export
+        from onstream.learners.keras.graphdef import export_graphdef as export
 
         kind = "graphdef"
     data = export(predict, list(shapes.values()), parts)

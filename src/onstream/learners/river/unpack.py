@@ -19,7 +19,7 @@ import numpy as np
 
 from onstream.contracts import Array
 from onstream.errors import CheckpointError
-from onstream.learners.river_names import is_river, name_of, resolve
+from onstream.learners.river.names import is_river, name_of, resolve
 
 __all__ = ["unpack"]
 

@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 
 from onstream.contracts import Array
-from onstream.learners.river_names import is_river, name_of, resolve
+from onstream.learners.river.names import is_river, name_of, resolve
 
 __all__ = ["PackError", "pack"]
 

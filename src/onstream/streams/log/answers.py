@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from onstream.contracts import Array, Label, Learned, Predictions
 from onstream.errors import DeadlineError, RequestError, StreamError, UnavailableError
-from onstream.streams.log_file import POLL_S, LogFile, fact, first_row
+from onstream.streams.log.file import POLL_S, LogFile, fact, first_row
 
 __all__ = ["PARTITION", "Answered", "Answers", "prediction_columns"]
 

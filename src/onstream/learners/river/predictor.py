@@ -11,8 +11,8 @@ import numpy as np
 
 from onstream.contracts import Array, Batch, Layout, Predictions, Rows, State
 from onstream.errors import CheckpointError, JobError, RequestError
-from onstream.learners.river_rows import Asking, import_river, new_predictions, row_dicts
-from onstream.learners.river_unpack import unpack
+from onstream.learners.river.rows import Asking, import_river, new_predictions, row_dicts
+from onstream.learners.river.unpack import unpack
 
 __all__ = ["FORMAT", "PickledRiverPredictor", "RiverPredictor", "read_model"]
 
