@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from onstream.cli.console import out, say
 from onstream.errors import JobError
 
 if TYPE_CHECKING:
@@ -88,11 +88,10 @@ def _show(found: Comparison, confidence: float) -> None:
     for row in (found.logged, found.ips, found.snips, found.dr):
         numbers = (f"{row.value:.5g}", f"{row.low:.5g}", f"{row.high:.5g}")
         table.add_row(row.method, *numbers, f"{row.requests:,}", f"{row.effective:,.0f}")
-    console = Console()
-    console.print(table)
+    out.print(table)
     if found.unrewarded:
-        console.print(f"{found.unrewarded:,} requests have no reward (yet)")
+        say(f"{found.unrewarded:,} requests have no reward (yet)")
     if found.unsupported:
-        console.print(
+        say(
             f"{found.unsupported:.1%} of its choices could not be logged: nothing is known of them, and they count as 0"
         )

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from onstream.cli.console import say
 from onstream.errors import JobError
 from onstream.job import load_one
 from onstream.trainer.signals import stopped_by_signals
@@ -26,8 +26,6 @@ es = typer.Typer(
     help="Learn to act from rewards alone, by an evolution strategy.",
     no_args_is_help=True,
 )
-
-_out = Console(highlight=False)
 
 PolicyFile = Annotated[Path, typer.Argument(metavar="POLICY", help="The policy file.", show_default=False)]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The model directory.", show_default=False)]
@@ -46,7 +44,7 @@ def begin_policy(path: PolicyFile, directory: Directory) -> None:
     from onstream.evolution import begin
 
     manifest = begin(_policy(path), directory)
-    _say(
+    say(
         f"version {manifest.version} of {directory}; next:\n"
         f"  onstream es sample {path} {directory} --episodes 100\n  onstream es update {directory}"
     )
@@ -100,9 +98,9 @@ def sample_policy(
             earned = sampler.sample(most if episodes is None else min(most, episodes - logged))
             logged += len(earned)
             if not beside:
-                _say(f"version {sampler.version}: {len(earned)} episodes, mean reward {earned.mean():.2f}")
+                say(f"version {sampler.version}: {len(earned)} episodes, mean reward {earned.mean():.2f}")
     if not beside:
-        _say(f"{logged:,} rewards logged")
+        say(f"{logged:,} rewards logged")
 
 
 @es.command("update")
@@ -116,10 +114,10 @@ def update_policy(
 
     stop = threading.Event()
     with stopped_by_signals(stop):
-        made = Updater(directory, changes=_changes(changes), note=_say).run(
+        made = Updater(directory, changes=_changes(changes), note=say).run(
             stop, follow=follow, updated=_told
         )
-    _say(f"{made} updates")
+    say(f"{made} updates")
 
 
 @es.command("evaluate")
@@ -138,7 +136,7 @@ def evaluate_policy(
     _act_alone()
     with Sampler(_policy(path), directory) as sampler:
         mean = float(sampler.evaluate(episodes, seed=seed).mean())
-        _say(f"version {sampler.version}: mean reward of {episodes} episodes {mean:.2f}")
+        say(f"version {sampler.version}: mean reward of {episodes} episodes {mean:.2f}")
     if target is not None and mean < target:
         raise typer.Exit(1)
 
@@ -182,18 +180,18 @@ def run_policy(
                 stop.set()
             if target is not None and made % evaluate_every == 0:
                 mean = float(judge.evaluate(_EPISODES).mean())
-                _say(f"version {judge.version}: mean reward of {_EPISODES} episodes {mean:.2f}")
+                say(f"version {judge.version}: mean reward of {_EPISODES} episodes {mean:.2f}")
                 if mean >= target:
                     stop.set()
 
         with (
             stopped_by_signals(stop) as signals,
-            running_samplers(commands, stop, _say) as failures,
+            running_samplers(commands, stop, say) as failures,
         ):
-            Updater(directory, changes=_changes(changes), note=_say).run(stop, follow=True, updated=updated)
+            Updater(directory, changes=_changes(changes), note=say).run(stop, follow=True, updated=updated)
     if failures:
         raise JobError(failures[0])
-    _say(f"{made} updates")
+    say(f"{made} updates")
     if signal.SIGINT in signals:
         raise typer.Exit(130)
 
@@ -221,7 +219,7 @@ def _told(progress: Progress) -> None:
     update = progress.update
     stale = f", {update.stale} of older versions" if update.stale else ""
     dropped = f", {update.dropped} dropped" if update.dropped else ""
-    _say(
+    say(
         f"version {progress.version}: {update.used} rewards{stale}{dropped}, mean {update.mean:.2f}, "
         f"best {update.best:.2f}; {progress.rewards:,} in all"
     )
@@ -262,7 +260,3 @@ def _stop_at_end_of_input(stop: threading.Event) -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
     stop.set()
-
-
-def _say(text: str) -> None:
-    _out.print(text, markup=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onstream.cli.console import say
 from onstream.errors import JobError
 from onstream.trainer.signals import stopped_by_signals
 
@@ -71,18 +72,18 @@ def score(
     began = time.monotonic()
 
     def report(scored: Scored) -> None:
-        _say(_line(scored, time.monotonic() - began))
+        say(_line(scored, time.monotonic() - began))
 
-    replica = Replica(model, tag=tag, report=_say)
+    replica = Replica(model, tag=tag, report=say)
     stop = threading.Event()
     work = open_work(source, target, group, start=start, follow=end is None, lease_s=lease, keys=key or ())
     with work, stopped_by_signals(stop) as signals:
-        _say(f"scoring {source} into {target} as group {group!r}")
+        say(f"scoring {source} into {target} as group {group!r}")
         scorer = Scorer(
-            replica, work, keys=key or (), max_rows=max_rows, report=report, note=_say, report_every_s=every
+            replica, work, keys=key or (), max_rows=max_rows, report=report, note=say, report_every_s=every
         )
         scorer.run(stop)
-    _say("stopped" if signals else "the requests ended")
+    say("stopped" if signals else "the requests ended")
 
 
 def _line(scored: Scored, seconds: float) -> str:
@@ -95,7 +96,3 @@ def _line(scored: Scored, seconds: float) -> str:
         "lag": "unknown" if scored.behind is None else "_".join(map(str, scored.behind)),
     }
     return " ".join(f"{name}={value}" for name, value in parts.items())
-
-
-def _say(sentence: str) -> None:
-    typer.echo(sentence)
