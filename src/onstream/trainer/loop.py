@@ -33,12 +33,12 @@ from onstream.features import Features
 from onstream.streams import Ahead, Cut, DeadLetters, Place, RejectShare, cut
 from onstream.streams.ahead import END
 from onstream.tables import TableGroup
-from onstream.trainer.clock import Clock
 from onstream.trainer.guard import Guard
 from onstream.trainer.pause import Pausing
 from onstream.trainer.progress import Observer, Progress, Summary
 from onstream.trainer.publish import Gate, Publisher
 from onstream.trainer.random_state import load_random_state, random_state, seed_random
+from onstream.trainer.schedule import Schedule
 from onstream.trainer.settings import Settings
 from onstream.trainer.stored_states import StoredCapture, StoredStates
 from onstream.trainer.warm_start import WarmStart
@@ -185,7 +185,7 @@ class Trainer:
                 # After the writer, so that what the last checkpoint holds is known to be durable.
                 stack.callback(self.stream.release)
             writer = stack.enter_context(CheckpointWriter(log, report=self._note, committed=self._committed))
-            clock = Clock(self.settings, self._counts.examples)
+            schedule = Schedule(self.settings, self._counts.examples)
             started = self._counts.examples
             if self._open_sinks is not None:
                 self._sinks = [stack.enter_context(closing(sink)) for sink in self._open_sinks(started)]
@@ -193,27 +193,27 @@ class Trainer:
             # After an error a silent stream must not be waited for.
             stack.push(lambda error, *_: stop.set() if error else None)
             self._pausing.begin()
-            going = self._stand_still(stop, writer, letters, clock)
+            going = self._stand_still(stop, writer, letters, schedule)
             while going and (batch := batches.take(self._silence_s())) is not END:
                 if batch is not None:
                     if self._pausing.refuses(batch, self._counts.examples):
-                        self._keep(writer, letters, clock)
-                        going = self._stand_still(stop, writer, letters, clock)
+                        self._keep(writer, letters, schedule)
+                        going = self._stand_still(stop, writer, letters, schedule)
                     if going:
                         self._learn(batch, letters)
-                if self._unkept and (clock.checkpoint_due() or self._asked()):
+                if self._unkept and (schedule.checkpoint_due() or self._asked()):
                     writer.poll()  # raises if the one before could not be written
                     if not writer.busy:
-                        self._checkpoint(writer, letters, clock)
-                if clock.report_due():
-                    self._publish(self._progress(writer.poll(), clock))
+                        self._checkpoint(writer, letters, schedule)
+                if schedule.report_due():
+                    self._publish(self._progress(writer.poll(), schedule))
                 going = going and not stop.is_set()
-            seconds = clock.running_s()
+            seconds = schedule.running_s()
             if not stop.is_set():
                 self._share.check(letters.path, final=True)
             if self._unkept:
-                self._keep(writer, letters, clock)
-            progress = self._progress(writer.flush(), clock)
+                self._keep(writer, letters, schedule)
+            progress = self._progress(writer.flush(), schedule)
             self._publish(progress)
         return Summary(
             progress,
@@ -266,15 +266,15 @@ class Trainer:
                 yield self._encode(piece)
 
     def _stand_still(
-        self, stop: threading.Event, writer: CheckpointWriter, letters: DeadLetters, clock: Clock
+        self, stop: threading.Event, writer: CheckpointWriter, letters: DeadLetters, schedule: Schedule
     ) -> bool:
         """Wait while paused, reporting all the same; return whether to go on."""
 
         def tend() -> None:
-            if clock.report_due():
-                self._publish(self._progress(writer.poll(), clock))
+            if schedule.report_due():
+                self._publish(self._progress(writer.poll(), schedule))
 
-        return self._pausing.wait(stop, tend=tend, keep=lambda: self._keep(writer, letters, clock))
+        return self._pausing.wait(stop, tend=tend, keep=lambda: self._keep(writer, letters, schedule))
 
     def _encode(self, piece: Cut) -> Batch:
         batch = self.features.encode(
@@ -330,18 +330,18 @@ class Trainer:
 
     # -------------------------------------------------------------------------------------- checkpoints
 
-    def _checkpoint(self, writer: CheckpointWriter, letters: DeadLetters, clock: Clock) -> None:
+    def _checkpoint(self, writer: CheckpointWriter, letters: DeadLetters, schedule: Schedule) -> None:
         """Hand a snapshot to the writer, which makes it durable in the background."""
         # Outside the pause: learners that export what stays the same take a second for it, once a run.
         exported = self.learner.export() or self._network
-        with clock.pausing():
+        with schedule.pausing():
             writer.submit(self._snapshot(letters, exported))
 
-    def _keep(self, writer: CheckpointWriter, letters: DeadLetters, clock: Clock) -> None:
+    def _keep(self, writer: CheckpointWriter, letters: DeadLetters, schedule: Schedule) -> None:
         """Make a checkpoint, with metrics of now, and wait until it is durable."""
         writer.flush()
         self._measure()
-        self._checkpoint(writer, letters, clock)
+        self._checkpoint(writer, letters, schedule)
         writer.flush()
 
     def _snapshot(self, letters: DeadLetters, exported: State | None) -> Snapshot:
@@ -460,16 +460,16 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------- reporting
 
-    def _progress(self, manifest: Manifest | None, clock: Clock) -> Progress:
+    def _progress(self, manifest: Manifest | None, schedule: Schedule) -> Progress:
         return Progress(
             examples=self._counts.examples,
-            examples_per_s=clock.rate(self._counts.examples),
+            examples_per_s=schedule.rate(self._counts.examples),
             report=self._measure(),
             table_rows=self.tables.num_rows(),
             table_bytes={name: self.tables[name].size_bytes for name in self.tables},
             version=manifest.version if manifest else None,
-            checkpoint_age_s=clock.checkpoint_age_s(),
-            longest_pause_s=clock.longest_pause_s,
+            checkpoint_age_s=schedule.checkpoint_age_s(),
+            longest_pause_s=schedule.longest_pause_s,
             behind=self.stream.behind(self.positions),
             event_time=self._counts.event_time,
             rejected=self._counts.rejected,

@@ -1,4 +1,4 @@
-"""The time of a run."""
+"""When things of a run are due, and how fast it goes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 from onstream.trainer.settings import Settings
 
-__all__ = ["Clock"]
+__all__ = ["Schedule"]
 
 
-class Clock:
+class Schedule:
     """When a checkpoint or a report is due, and how fast examples go by. Decides nothing that is learned."""
 
     def __init__(self, settings: Settings, examples: int) -> None:
