@@ -7,7 +7,8 @@
     ├── ColumnError       (ValueError)       a column cannot be read as its feature declares
     ├── ShapeError        (ValueError)       an array has another shape than the call needs
     ├── StreamError       (OSError)          a source cannot be read, or cannot be read from there
-    │   └── FencedError                      another process has taken over a writer's name
+    │   ├── FencedError                      a writer's name is another's now, or its transaction took too long
+    │   └── GroupChangedError                a group has changed since its membership was told
     ├── BadInputError     (RuntimeError)     too large a share of recent rows is bad
     ├── DivergedError     (ArithmeticError)  loss or gradients keep being NaN or infinite
     ├── CheckpointError   (OSError)          a checkpoint cannot be written, found or used
@@ -31,6 +32,7 @@ __all__ = [
     "DeadlineError",
     "DivergedError",
     "FencedError",
+    "GroupChangedError",
     "JobError",
     "MissingExtraError",
     "NotFoundError",
@@ -63,7 +65,18 @@ class StreamError(OnstreamError, OSError):
 
 
 class FencedError(StreamError):
-    """Another process writes under this writer's name, and the broker heeds the newer one alone."""
+    """The broker heeds this writer no more, and never will again; what it was writing is not there.
+
+    Another writer has begun under its name, or one of its transactions lay open for so long that the broker has
+    ended it. A new writer of the same name may go on.
+    """
+
+
+class GroupChangedError(StreamError):
+    """The consumer group has changed since its membership was told; what was to be written with it is not there.
+
+    With the newer membership it may be written again, if the group has left its partitions where they were.
+    """
 
 
 class BadInputError(OnstreamError, RuntimeError):

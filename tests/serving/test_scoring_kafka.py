@@ -1,15 +1,18 @@
 """Scoring a topic: each request has its result once, in the topic of results."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
+import uuid
 
+import confluent_kafka
 import pytest
 
 from onstream import Json, Kafka, Log
-from onstream.errors import JobError
+from onstream.errors import JobError, StreamError
 from onstream.serving.replica import Replica
 from onstream.serving.scoring.places import open_work
 from onstream.serving.scoring.scorer import Scorer
@@ -109,8 +112,63 @@ def test_who_lost_a_partition_writes_nothing_into_the_log(trained, broker, tmp_p
         piece = work.take(1000, threading.Event())
         with log.file.write() as connection:
             connection.execute("INSERT INTO scored VALUES ('g', ?, 100)", (f"{asked}/0",))
-        assert not work.write(piece, [clicks.rows(3)])
+        assert not work.write(piece, [clicks.rows(3)], threading.Event())
         assert log.end == 0
+
+
+@contextlib.contextmanager
+def taken(broker, name):
+    """Take one request of a new topic, whose result belongs into another."""
+    asked, scores = broker.create(f"asked-{name}"), broker.create(f"scores-{name}")
+    broker.send(asked, requests(0, 1))
+    place = f"kafka://{broker.servers}"
+    with open_work(
+        f"{place}/{asked}?{FAST}", f"{place}/{scores}", name, start="earliest", follow=True, lease_s=1
+    ) as work:
+        yield work, work.take(10, threading.Event()), clicks.rows(1)
+
+
+def test_a_writer_that_the_broker_has_ended_is_made_anew(broker, monkeypatch):
+    monkeypatch.setattr(uuid, "uuid4", lambda: "known")
+    with taken(broker, "fenced") as (work, piece, result):
+        # To the broker the same as a transaction that lay open for too long: the name has a newer epoch.
+        broker.transactional("fenced-known")
+        assert work.write(piece, [result], threading.Event())
+    assert broker.committed("fenced", "asked-fenced", 1) == [1]
+    assert len(results(broker, "scores-fenced")) == 1
+
+
+class Stranger(confluent_kafka.Producer):
+    """What it writes comes from none of the group's members; brokers for tests do not look."""
+
+    def send_offsets_to_transaction(self, *arguments):
+        error = confluent_kafka.KafkaError(22, "no such generation", txn_requires_abort=True)
+        raise confluent_kafka.KafkaException(error)
+
+
+def test_who_waits_for_its_group_to_settle_can_be_stopped(broker, monkeypatch):
+    monkeypatch.setattr(confluent_kafka, "Producer", Stranger)
+    stop = threading.Event()
+    stop.set()
+    with taken(broker, "stopped") as (work, piece, result):
+        assert not work.write(piece, [result], stop)
+
+
+def test_who_waits_for_its_group_to_settle_hears_that_it_was_lost(broker, monkeypatch):
+    lost = threading.Event()
+
+    class Losing(confluent_kafka.Consumer):
+        def poll(self, *arguments):
+            if lost.is_set():
+                raise StreamError("the connection is gone")
+            return super().poll(*arguments)
+
+    monkeypatch.setattr(confluent_kafka, "Producer", Stranger)
+    monkeypatch.setattr(confluent_kafka, "Consumer", Losing)
+    with taken(broker, "lost") as (work, piece, result):
+        lost.set()
+        with pytest.raises(StreamError, match="the connection is gone"):
+            work.write(piece, [result], threading.Event())
 
 
 def test_requests_of_a_log_have_their_results_in_a_topic(trained, broker, tmp_path):

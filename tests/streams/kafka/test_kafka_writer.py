@@ -2,10 +2,11 @@
 
 import threading
 
+import confluent_kafka
 import pytest
 
 from onstream import Kafka
-from onstream.errors import FencedError, JobError, StreamError
+from onstream.errors import FencedError, GroupChangedError, JobError, StreamError
 from onstream.streams.formats import Json
 from onstream.streams.kafka import KafkaWriter
 from tests.streams.streamed import read, rows_of
@@ -59,3 +60,30 @@ def test_a_writer_is_ended_by_a_later_one_of_its_name(broker, topic):
             second.write(lines(4))
     found = rows_of(read(Kafka(topic, servers=broker.servers, format=ROW, end="now")))
     assert sorted(row["n"] for row in found) == [1, 2, 4]
+
+
+def test_a_group_that_has_changed_is_told_apart_from_a_writer_that_was_ended(broker, topic, monkeypatch):
+    class PutOut(confluent_kafka.Producer):
+        """Hears once what a broker says of a member that is none any more; those for tests do not look."""
+
+        told = False
+
+        def send_offsets_to_transaction(self, *arguments):
+            if not self.told:
+                self.told = True
+                error = confluent_kafka.KafkaError(22, "no such generation", txn_requires_abort=True)
+                raise confluent_kafka.KafkaException(error)
+            return super().send_offsets_to_transaction(*arguments)
+
+    broker.send(topic, lines(1))
+    source = Kafka(topic, servers=broker.servers, format=ROW, group=f"{topic}-readers")
+    chunk = next(c for c in source.read({}, max_rows=4, stop=threading.Event()) if c.batch.num_rows)
+    scores = broker.create(f"{topic}-scores")
+    monkeypatch.setattr(confluent_kafka, "Producer", PutOut)
+    with KafkaWriter(scores, servers=broker.servers, name=f"{topic}-scorer") as writer:
+        place = {"positions": {chunk.partition: chunk.next}, "member": source.member}
+        with pytest.raises(GroupChangedError, match=r"goes on without the member .* \(ILLEGAL_GENERATION\)"):
+            writer.write(lines(1), **place)
+        writer.write(lines(2), **place)
+    source.release()
+    assert rows_of(read(Kafka(scores, servers=broker.servers, format=ROW, end="now"))) == [{"n": 2}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-import time
+import threading
 import uuid
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ import orjson
 import pyarrow as pa
 
 from onstream.contracts import Positions
-from onstream.errors import FencedError
+from onstream.errors import FencedError, GroupChangedError
 from onstream.serving.scoring.kafka_requests import KafkaRequests
 from onstream.serving.scoring.work import LogRequests, Piece
 from onstream.streams import Kafka, KafkaWriter, Log
@@ -52,28 +52,53 @@ class KafkaWork(KafkaRequests):
 
     def __init__(self, source: Kafka, target: str, keys: Sequence[str] = ()) -> None:
         self._key = keys[0] if keys else None
-        name = f"{source.group}-{uuid.uuid4()}"
-        self._writer = KafkaWriter(
-            target, servers=source.servers, name=name, patience_s=source.patience_s, config=source.config
-        )
+        self._name = f"{source.group}-{uuid.uuid4()}"
+        self._target = target
+        self._writer = self._new_writer(source)
         super().__init__(source)
 
-    def write(self, piece: Piece, results: Sequence[pa.RecordBatch]) -> bool:
-        """Write the results of a piece; False if another process has its partition now."""
+    def write(self, piece: Piece, results: Sequence[pa.RecordBatch], stop: threading.Event) -> bool:
+        """Write the results of a piece; False if another process has its partition now, or `stop` came first.
+
+        Raises
+        ------
+        StreamError
+            If the results are not written, or the group cannot be heard any more.
+        """
         keys, values = _messages(results, self._key)
         while True:
             member = self.source.member
             try:
                 self._writer.write(values, keys, positions=piece.proof, member=member)
+            except GroupChangedError:
+                if not self._is_ours_still(piece.chunks[0].partition, member, stop):
+                    return False
             except FencedError:
-                # Until the group has settled, and either gives this process a new proof or takes the partition away.
-                while self.source.member is member:
-                    if piece.chunks[0].partition not in self.source.expected_partitions():
-                        return False
-                    time.sleep(_TAKE_S)
+                if stop.is_set():
+                    return False
+                # Nobody else has this name: the broker has ended a transaction that lay open for too long.
+                self._writer = self._new_writer(self.source)
             else:
                 self.finish(piece.proof)
                 return True
+
+    def _is_ours_still(self, partition: str, member: object | None, stop: threading.Event) -> bool:
+        """Wait until the group has settled: it gives a newer membership than `member`, or takes the partition away."""
+        while self.source.member is member and partition in self.source.expected_partitions():
+            if (failure := self.source.failure) is not None:
+                raise failure
+            if stop.wait(_TAKE_S):
+                return False
+        return partition in self.source.expected_partitions()
+
+    def _new_writer(self, source: Kafka) -> KafkaWriter:
+        return KafkaWriter(
+            self._target,
+            servers=source.servers,
+            name=self._name,
+            patience_s=source.patience_s,
+            config=source.config,
+        )
 
     def close(self) -> None:
         """Leave the group."""
@@ -105,7 +130,7 @@ class KafkaToLogWork(KafkaRequests):
             connection.execute(_TABLE)
         super().__init__(source, find=self._find)
 
-    def write(self, piece: Piece, results: Sequence[pa.RecordBatch]) -> bool:
+    def write(self, piece: Piece, results: Sequence[pa.RecordBatch], stop: threading.Event) -> bool:
         """Append the results of a piece; False if another process has done so."""
         [partition] = (name for name in piece.proof if "#" not in name)
         end = piece.proof[partition]
@@ -176,7 +201,7 @@ class LogToKafkaWork(LogRequests):
         self._writer = target
         super().__init__(source, LogGroup(source, source, group, start=start, lease_s=lease_s), follow=follow)
 
-    def write(self, piece: Piece, results: Sequence[pa.RecordBatch]) -> bool:
+    def write(self, piece: Piece, results: Sequence[pa.RecordBatch], stop: threading.Event) -> bool:
         """Send the results of a piece; False if another process has sent them too."""
         keys, values = _messages(results, self._key)
         self._writer.write(values, keys)

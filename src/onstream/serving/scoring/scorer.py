@@ -28,7 +28,7 @@ class Scored:
     num_errors : int
         Results without a prediction.
     num_dropped : int
-        Results that another process had written before.
+        Results that were not written, since another process had written them or has their requests now.
     version : int or None
         The version of the newest result.
     behind : tuple of int and str, or None
@@ -89,6 +89,8 @@ class Scorer:
     def run(self, stop: threading.Event) -> Scored:
         """Score until `stop` is set or the requests end; what was taken is finished first.
 
+        Only what a group is just giving to other members is left to the group.
+
         Raises
         ------
         JobError
@@ -127,7 +129,7 @@ class Scorer:
         scored = Scored()
         due_s = time.monotonic() + self._report_every_s
         while (piece := self._work.take(self._max_rows, stop)) is not None:
-            scored = self._score(piece, scored)
+            scored = self._score(piece, scored, stop)
             if time.monotonic() >= due_s:
                 self._told(scored)
                 due_s = time.monotonic() + self._report_every_s
@@ -139,7 +141,7 @@ class Scorer:
         self._report(told)
         return told
 
-    def _score(self, piece: Piece, before: Scored) -> Scored:
+    def _score(self, piece: Piece, before: Scored, stop: threading.Event) -> Scored:
         try:
             with self._replica.reading() as version:
                 number = version.version
@@ -149,7 +151,7 @@ class Scorer:
             raise
         num_rows = sum(batch.num_rows for batch in results)
         num_errors = sum(batch.num_rows - batch.column("error").null_count for batch in results)
-        if not self._work.write(piece, results):
+        if not self._work.write(piece, results, stop):
             return replace(before, num_dropped=before.num_dropped + num_rows)
         return replace(
             before,

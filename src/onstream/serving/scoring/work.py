@@ -40,8 +40,15 @@ class Work(Protocol):
     def take(self, max_rows: int, stop: threading.Event) -> Piece | None:
         """Wait for requests and take some; None once `stop` is set, or at the end of requests that end."""
 
-    def write(self, piece: Piece, results: Sequence[pa.RecordBatch]) -> bool:
-        """Write the results of a piece; False if another process has done so, and these are dropped."""
+    def write(self, piece: Piece, results: Sequence[pa.RecordBatch], stop: threading.Event) -> bool:
+        """Write the results of a piece.
+
+        Returns
+        -------
+        bool
+            False if these are dropped: another process has written them or has their requests now, or `stop` was set
+            before it was known whether it has.
+        """
 
     def give_back(self, piece: Piece) -> None:
         """Let another process have the requests of a piece."""
@@ -157,7 +164,7 @@ class LogWork(LogRequests):
         self._target = target
         super().__init__(source, LogGroup(source, target, group, start=start, lease_s=lease_s), follow=follow)
 
-    def write(self, piece: Piece, results: Sequence[pa.RecordBatch]) -> bool:
+    def write(self, piece: Piece, results: Sequence[pa.RecordBatch], stop: threading.Event) -> bool:
         """Append the results of a piece; False if another process has done so."""
         return self.group.write(piece.proof, results) is not None
 

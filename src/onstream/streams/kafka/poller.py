@@ -92,6 +92,8 @@ class Poller:
         self._begun = False
         self.member: object | None = None
         self.settled = False
+        # Why the thread ended, told before what was fetched until then is taken.
+        self.died_of: BaseException | None = None
         self._consumer = new_consumer(
             stream.servers,
             stream.group,
@@ -150,6 +152,7 @@ class Poller:
                     self._fetch(self._fetched.room)
                 self._check()
         except BaseException as error:
+            self.died_of = error
             self._fetched.fail(error)
         finally:
             self._finish()

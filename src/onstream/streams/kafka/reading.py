@@ -101,6 +101,11 @@ class Reading:
         """The newest membership of the group."""
         return self._poller.member
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why nothing more is fetched, before it is raised; None as long as all is well."""
+        return self._poller.died_of
+
     def hold(self, partitions: Collection[str]) -> None:
         """Give nothing of these partitions, until the next call."""
         self._poller.hold(partitions)

@@ -244,6 +244,11 @@ class Kafka:
         """The newest membership of the group, for `KafkaWriter.write`; None before the group has answered."""
         return None if self._run.reading is None else self._run.reading.member
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why nothing more can be read, also before `read` raises it; None as long as all is well."""
+        return None if self._run.reading is None else self._run.reading.failure
+
     def resume_from(self, find: Callable[[Sequence[str]], Positions]) -> None:
         """Ask `find` for positions whenever partitions are about to be read: before them, all is done.
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from onstream.contracts import Positions
-from onstream.errors import FencedError, JobError, StreamError
+from onstream.errors import FencedError, GroupChangedError, JobError, StreamError
 from onstream.streams.kafka.client import ClientConfig, new_producer, topic_partition
 
 if TYPE_CHECKING:
@@ -101,8 +101,11 @@ class KafkaWriter:
         Raises
         ------
         FencedError
-            If another writer has this name now, or the group has changed since `member` was told: with a newer one
-            the messages may be written again, if the partitions of `positions` are still read.
+            If another writer has this name now, or a transaction lay open for so long that the broker ended it: this
+            writer writes nothing more, a new one may.
+        GroupChangedError
+            If the group has changed since `member` was told: with a newer one the messages may be written again, if
+            the partitions of `positions` are still read.
         StreamError
             If the messages were not appended; with a name, none of them is. They may be written again.
         """
@@ -193,15 +196,15 @@ class KafkaWriter:
         """Return an error as the user is to read it."""
         self._ended = self._ended or error.fatal()
         if error.name() in _PUT_OUT:
-            return FencedError(
+            return GroupChangedError(
                 f"Kafka at {self._servers!r}: the group has changed, and goes on without the member that these "
                 f"messages are written for: {error.str()} ({error.name()})"
             )
         if error.name() in _FENCED or (error.fatal() and "fenced" in error.str().lower()):
             self._ended = True
             return FencedError(
-                f"Kafka at {self._servers!r}: another process writes as {self._name!r} now, so this one may not: "
-                f"{error.str()} ({error.name()})"
+                f"Kafka at {self._servers!r}: another process writes as {self._name!r} now, or the transaction was "
+                f"open for too long, so this writer may not write: {error.str()} ({error.name()})"
             )
         return StreamError(
             f"Kafka at {self._servers!r}: messages for {self.topic!r} were not written: "
