@@ -82,8 +82,8 @@ class Replica:
     changed since its own, once its last readers have gone. So a replica needs the memory of two copies of the
     rows, without what optimizers remember. All methods may be called from any thread.
 
-    A version that is damaged, or that the trainer removes while it is being loaded, is passed over, and told of
-    by `status`; the version before goes on answering.
+    A version that cannot be loaded, be it damaged, too large for the memory, or removed by the trainer meanwhile, is
+    passed over, tried again after a while, and told of by `status`; the version before goes on answering.
 
     References
     ----------
@@ -188,7 +188,8 @@ class Replica:
                         return False
                     try:
                         copy.load(self._log, self._log.read(version))
-                    except OnstreamError as error:
+                    except Exception as error:
+                        # Whatever is wrong with it, also what nobody thought of: another version may be whole.
                         self._pass_over(version, error)
                     else:
                         # What was passed over for this version no longer matters, unless it is newer.
@@ -265,8 +266,9 @@ class Replica:
         self._trouble = self._told = None
         return True
 
-    def _pass_over(self, version: int, error: OnstreamError) -> None:
-        reason = f"version {version} cannot be served: {error}"
+    def _pass_over(self, version: int, error: Exception) -> None:
+        what = str(error) if isinstance(error, OnstreamError) else f"{type(error).__name__}: {error}"
+        reason = f"version {version} cannot be served: {what}"
         self._failed[version] = _Failure(reason, self._polls + _POLLS_BETWEEN_TRIES)
         self._tell(reason, error)
 

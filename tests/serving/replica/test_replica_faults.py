@@ -73,6 +73,33 @@ def test_an_older_whole_version_is_better_than_none(trained):
     assert f"version {third} cannot be served" in replica.status().error
 
 
+def test_a_version_that_cannot_be_loaded_for_any_reason_gives_way_to_an_older_one(trained):
+    _, second, third = sorted(trained.at)
+    too_large = {trained.log.read(third).states["learner"].name}
+
+    class FakeLarge(LocalStore):
+        tried = 0
+
+        def open(self, name):
+            if name in too_large:
+                self.tried += 1
+                raise MemoryError("no room")
+            return super().open(name)
+
+    told = []
+    store = FakeLarge(trained.directory)
+    replica = Replica(store, report=told.append)
+    assert replica.poll()
+    assert answers_as_trained(replica, trained, second)
+    assert replica.status().error == f"version {third} cannot be served: MemoryError: no room"
+    for _ in range(10):
+        assert not replica.poll()
+    assert store.tried == len(told) == 1
+    too_large.clear()
+    assert any(replica.poll() for _ in range(200))
+    assert answers_as_trained(replica, trained, third)
+
+
 class FakeSwept(LocalStore):
     """A store of which a file vanishes, and another version appears, as it is opened."""
 
