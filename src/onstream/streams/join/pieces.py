@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import mmap
-import os
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,6 +27,8 @@ _FULL_ROWS = 1 << 16
 _FULL_SHARE = 16
 # Left for rows on their way in and out, of which there are several chunks, and for what allocators keep.
 _ON_THE_WAY_BYTES = 256_000_000
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Memory:
@@ -64,22 +66,23 @@ class Memory:
         """How large a piece grows."""
         return max(1, self.limit_bytes // _FULL_SHARE)
 
-    def map(self, data: pa.Buffer) -> mmap.mmap:
-        """Return the bytes, mapped from a file."""
+    def map(self, data: pa.Buffer) -> pa.Buffer:
+        """Return the bytes, mapped from a file; no file stays open for them, since there may be many thousands."""
         path = self._folder / f"join-{secrets.token_hex(8)}.arrow"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with path.open("xb+") as file:
-                try:
+            try:
+                with path.open("xb") as file:
                     file.write(data)
-                    file.flush()
-                    return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-                finally:
-                    path.unlink()
+                # Arrow's mapping outlives its file, for as long as there are views of it. Python's keeps the file open.
+                with pa.memory_map(str(path)) as mapped:
+                    return mapped.read_buffer()
+            finally:
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise StreamError(
                 f"cannot move {data.size:,} waiting bytes out of memory to {str(self._folder)!r}: "
-                f"{os.strerror(error.errno or 0)}; make room there, or give the join another folder or more memory"
+                f"{error.strerror or error}; make room there, or give the join another folder or more memory"
             ) from error
 
 
@@ -104,7 +107,7 @@ class Piece:
         self.latest = latest
         self.spilled = False
         self._data: pa.Buffer | None = None
-        self._mapped: mmap.mmap | None = None
+        self._mapped: pa.Buffer | None = None
         self._state: State | None = None
         # Checkpoints are made by another thread than the one that moves pieces to disk.
         self._lock = threading.Lock()
@@ -135,7 +138,7 @@ class Piece:
         """Move the bytes to a file."""
         with self._lock:
             self._mapped = memory.map(self._pack())
-            self._take(pa.py_buffer(self._mapped))
+            self._take(self._mapped)
             self.spilled = True
             if self._state is not None:
                 # Same bytes: whoever holds the state sees no difference.
@@ -144,7 +147,9 @@ class Piece:
     def rest(self) -> None:
         """Give back the memory of pages that were read of a file; they are read again when they are needed."""
         if self._mapped is not None:
-            self._mapped.madvise(mmap.MADV_DONTNEED)
+            start, size = ctypes.c_void_p(self._mapped.address), ctypes.c_size_t(self._mapped.size)
+            if _libc.madvise(start, size, mmap.MADV_DONTNEED):
+                raise OSError(ctypes.get_errno(), "madvise")
 
     def _pack(self) -> pa.Buffer:
         if self._data is None:
