@@ -13,7 +13,7 @@ from onstream.checkpoints import CheckpointLog, LocalStore
 from onstream.choice import ChoiceLog, Chooser, Choosing, EpsilonGreedy, RowCounts, Softmax, Thompson, compare
 from onstream.choice.records import KEY, read_choices
 from onstream.errors import JobError, RequestError, ShapeError
-from onstream.serving.candidate import estimate
+from onstream.serving.off_policy import estimate
 from tests.choice.bandit import ITEMS, RATES, Shop, candidates
 from tests.serving.clicks import Serving
 

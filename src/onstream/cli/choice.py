@@ -59,7 +59,7 @@ def estimate(
     The log tells with what probability each choice was made, so that choices of another policy can be weighed: by
     inverse propensities (ips), by those normalised (snips), and by the version's own predictions corrected (dr).
     """
-    from onstream.serving.candidate import estimate as compute
+    from onstream.serving.off_policy import estimate as compute
 
     if not log.is_file():
         raise JobError(f"there is no log {str(log)!r}")

@@ -1,4 +1,4 @@
-"""Estimating what a candidate model would earn, from a log of choices that others made."""
+"""Off-policy evaluation: what a model would earn by its choices, from a log of choices that others made."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["Comparison", "compare"]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was earned, and what a candidate would have.
+    """What was earned, and what the model that is judged would have.
 
     Attributes
     ----------
     logged : Estimate
         The mean reward of the choices that were made.
     ips, snips, dr : Estimate
-        Of the candidate.
+        Of the model that is judged.
     unrewarded : int
         Requests without a reward, which counted as `missing`.
     unsupported : float
-        Share of the candidate's choices that had no chance to be logged: of these nothing is known, and unless rewards
+        Share of its choices that had no chance to be logged: of these nothing is known, and unless rewards
         may be 0, the estimates are too low by it.
     """
 
@@ -62,7 +62,7 @@ def compare(
     log : Log
         As `ChoiceLog` writes it, opened with ``follow=False``.
     predict : callable
-        What the candidate predicts of rows; for the doubly robust estimate its scores are the model of rewards.
+        What the model predicts of rows; for the doubly robust estimate its scores are the model of rewards.
     chooser : Chooser
         The policy that would choose by these predictions.
     counts : callable, optional
