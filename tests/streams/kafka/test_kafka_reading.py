@@ -225,6 +225,67 @@ def test_partitions_that_are_held_give_nothing_until_they_are_let_go(broker, top
     assert column(list(chunks)) == list(range(10))
 
 
+def stalled(source) -> None:
+    """Wait until the queue is full."""
+    end = time.monotonic() + 30
+    while not source.stalled:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_held_partition_whose_messages_fill_the_queue_leaves_room_for_the_others(broker, topic):
+    broker.send(topic, lines(*range(200)), partition=0)
+    source = stream(broker, topic, end=None)
+    stop = threading.Event()
+    chunks = source.read({}, max_rows=10, stop=stop)
+    got = []
+    while not got:
+        got += column([next(chunks)])
+    stalled(source)
+    source.hold([f"{topic}/0"])
+    broker.send(topic, lines(1_000), partition=1)
+    held = []
+    while not held:
+        held += column([next(chunks)])
+    assert held == [1_000]
+    source.hold([])
+    while len(got) < 200:
+        got += column([next(chunks)])
+    stop.set()
+    assert list(chunks) == []
+    assert got == list(range(200))
+
+
+def test_held_messages_beyond_their_bound_are_fetched_again_in_order(broker, topic):
+    wide = broker.create(f"{topic}-wide", 3)
+    source = stream(broker, wide, end=None)
+    stop = threading.Event()
+    chunks = source.read({}, max_rows=10, stop=stop)
+    got = {0: [], 1: [], 2: []}
+
+    def take(partition: int, num_rows: int) -> None:
+        while len(got[partition]) < num_rows:
+            chunk = next(chunks)
+            got[int(chunk.partition[-1])] += column([chunk])
+
+    for partition in (0, 1):
+        # Twice a queue that is full of one partition.
+        broker.send(wide, lines(*range(200)), partition=partition)
+        take(partition, 1)
+        stalled(source)
+        source.hold([f"{wide}/{held}" for held in range(partition + 1)])
+    for n in range(3):
+        # Another is read while what is aside is more than may be there.
+        broker.send(wide, lines(n), partition=2)
+        take(2, n + 1)
+    source.hold([])
+    take(0, 200)
+    take(1, 200)
+    stop.set()
+    assert list(chunks) == []
+    assert got == {0: list(range(200)), 1: list(range(200)), 2: [0, 1, 2]}
+
+
 def test_new_partitions_and_topics_are_read_from_their_first_message(broker, topic):
     source = stream(
         broker, f"^{topic}.*", end=None, start="latest", config={"topic.metadata.refresh.interval.ms": 50}
@@ -248,10 +309,7 @@ def test_a_learner_that_stands_still_loses_nothing_and_is_not_put_out(broker, to
     source = stream(broker, topic, config={"max.poll.interval.ms": 6000, "session.timeout.ms": 6000})
     chunks = source.read({}, max_rows=100, stop=threading.Event())
     got = column([next(chunks), next(chunks)])
-    end = time.monotonic() + 30
-    while not source.stalled:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    stalled(source)
     got += column(list(chunks))
     assert got == list(range(5_000))
 

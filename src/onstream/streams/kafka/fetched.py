@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from onstream.contracts import Positions
 from onstream.streams.kafka.client import name_of
 from onstream.streams.kafka.offsets import Begin
 
@@ -39,6 +40,33 @@ class Messages:
 Event: TypeAlias = Messages | Begin | Ended
 
 
+class _Waiting(deque[Event]):
+    """Events in their order, and how many messages and bytes they are."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        super().__init__()
+        self.num_messages = self.size_bytes = 0
+        for event in events:
+            self.append(event)
+
+    def append(self, event: Event) -> None:
+        super().append(event)
+        if isinstance(event, Messages):
+            self.num_messages += len(event.items)
+            self.size_bytes += event.size_bytes
+
+    def popleft(self) -> Event:
+        event = super().popleft()
+        if isinstance(event, Messages):
+            self.num_messages -= len(event.items)
+            self.size_bytes -= event.size_bytes
+        return event
+
+    def exceeds(self, max_messages: int) -> bool:
+        """Return whether these are more messages than that, or too many bytes."""
+        return self.num_messages > max_messages or self.size_bytes > _MOST_BYTES
+
+
 class Fetched:
     """A queue from the thread that polls to the thread that decodes.
 
@@ -46,30 +74,30 @@ class Fetched:
     ----------
     max_messages : int
         That are taken at once. Twice as many may wait, or 64 MiB of them.
+
+    Notes
+    -----
+    What is of held partitions lies aside and takes no room from the others, which would otherwise not be fetched, and
+    might be what the held ones are held for. As much again may lie there; `shed` forgets what is beyond.
     """
 
     def __init__(self, max_messages: int) -> None:
         self._max_messages = max_messages
-        self._events: deque[Event] = deque()
-        self._num_messages = 0
-        self._size_bytes = 0
+        self._events = _Waiting()
         self._mean_bytes = float(_FIRST_GUESS_BYTES)
+        # Invariant: all of a held partition is in `_aside`, and nothing there is of another.
         self._held: frozenset[str] = frozenset()
+        self._aside = _Waiting()
         self._changed = threading.Condition()
         self._taken: Event | None = None
         self._closed = False
         self._error: BaseException | None = None
 
-    @property
-    def room(self) -> int:
-        """How many messages of the usual size may be added now."""
-        by_bytes = int((_MOST_BYTES - self._size_bytes) / self._mean_bytes)
-        return max(0, min(self._max_messages, 2 * self._max_messages - self._num_messages, by_bytes))
-
-    def wait_for_room(self, timeout_s: float) -> bool:
-        """Return whether there is room, waiting for it."""
+    def wait_for_room(self, timeout_s: float) -> int:
+        """Return how many messages of the usual size may be added, waiting for room; 0 if there is none."""
         with self._changed:
-            return self._changed.wait_for(lambda: self.room > 0 or self._closed, timeout_s)
+            self._changed.wait_for(lambda: self._room > 0 or self._closed, timeout_s)
+            return 0 if self._closed else self._room
 
     def wait_for_messages(self, num_messages: int, timeout_s: float) -> None:
         """Return when so many wait, when every partition has come to its end, or after `timeout_s`."""
@@ -78,7 +106,12 @@ class Fetched:
             ended = {e.partition for e in self._events if isinstance(e, Ended)}
             begun = {e.partition for e in self._events if isinstance(e, Begin)}
             all_ended = bool(begun) and ended == begun
-            return self._closed or self._error is not None or self._num_messages >= num_messages or all_ended
+            return (
+                self._closed
+                or self._error is not None
+                or self._events.num_messages >= num_messages
+                or all_ended
+            )
 
         with self._changed:
             self._changed.wait_for(enough, timeout_s)
@@ -88,16 +121,12 @@ class Fetched:
         size_bytes = sum(map(len, messages))
         with self._changed:
             self._mean_bytes = max(1.0, size_bytes / len(messages))
-            self._num_messages += len(messages)
-            self._size_bytes += size_bytes
-            self._events.append(Messages(messages, size_bytes))
-            self._changed.notify_all()
+            self._add(Messages(messages, size_bytes))
 
     def tell(self, event: Begin | Ended) -> None:
         """Add word of a partition."""
         with self._changed:
-            self._events.append(event)
-            self._changed.notify_all()
+            self._add(event)
 
     def fail(self, error: BaseException) -> None:
         """Let `take` raise an error, once all before it is taken."""
@@ -135,74 +164,104 @@ class Fetched:
         """Keep back what is of these partitions, until the next call."""
         with self._changed:
             self._held = frozenset(partitions)
+            # What lay aside is older than all else of its partition.
+            events = [*self._aside, *self._events]
+            self._events, self._aside = _Waiting(), _Waiting()
+            for event in events:
+                self._place(event)
             self._changed.notify_all()
+
+    def shed(self) -> Positions:
+        """Forget what lies aside beyond its bound.
+
+        Returns
+        -------
+        Positions
+            By partition, the offset of the first message that was forgotten: it is to be fetched again from there.
+        """
+        with self._changed:
+            limit = 2 * self._max_messages
+            if not self._aside.exceeds(limit):
+                return {}
+            events, self._aside = self._aside, _Waiting()
+            tried = _Waiting()
+            cut: Positions = {}
+            for event in events:
+                # Whatever of a partition comes after a gap would hide it.
+                left = _without(event, frozenset(cut))
+                if left is None:
+                    continue
+                tried.append(left)
+                if isinstance(left, Messages) and tried.exceeds(limit):
+                    cut |= _firsts(left)
+                else:
+                    self._aside.append(left)
+            return cut
 
     def drop(self, partitions: Collection[str], timeout_s: float) -> bool:
         """Forget what waits of these partitions; return whether none of them is being decoded any more."""
         gone = frozenset(partitions)
         with self._changed:
-            events, self._events = self._events, deque()
-            for event in events:
-                if (left := _without(event, gone)) is not None:
-                    self._events.append(left)
-            self._count()
+            self._events = _Waiting(left for e in self._events if (left := _without(e, gone)) is not None)
+            self._aside = _Waiting(left for e in self._aside if (left := _without(e, gone)) is not None)
             taken = self._taken
             return self._changed.wait_for(
                 lambda: taken is None or self._taken is not taken or self._closed, timeout_s
             )
 
     def close(self) -> None:
-        """Wake whoever waits."""
+        """Wake whoever waits; nothing more is given or taken in."""
         with self._changed:
             self._closed = True
-            self._events.clear()
+            self._events, self._aside = _Waiting(), _Waiting()
             self._changed.notify_all()
 
-    def _ready(self) -> bool:
-        return bool(
-            self._closed or self._error is not None or any(not self._is_held(e) for e in self._events)
-        )
+    @property
+    def _room(self) -> int:
+        by_bytes = int((_MOST_BYTES - self._events.size_bytes) / self._mean_bytes)
+        return max(0, min(self._max_messages, 2 * self._max_messages - self._events.num_messages, by_bytes))
 
-    def _is_held(self, event: Event) -> bool:
-        """Return whether nothing of an event may be taken now."""
-        if not self._held:
-            return False
-        return _without(event, self._held) is None
+    def _add(self, event: Event) -> None:
+        if not self._closed:
+            self._place(event)
+        self._changed.notify_all()
+
+    def _place(self, event: Event) -> None:
+        """Put an event behind the others, or what of it is held."""
+        aside, left = _parts(event, self._held) if self._held else (None, event)
+        if aside is not None:
+            self._aside.append(aside)
+        if left is not None:
+            self._events.append(left)
+
+    def _ready(self) -> bool:
+        return bool(self._closed or self._error is not None or self._events)
 
     def _next(self) -> Event | None:
-        """Take the first events that are not held: one word, or messages up to the limit."""
-        kept: deque[Event] = deque()
+        """Take the first events: one word, or messages up to the limit."""
         joined: Messages | None = None
         while self._events:
-            event = self._events.popleft()
-            if self._held:
-                aside, event_left = _parts(event, self._held)
-                if aside is not None:
-                    kept.append(aside)
-                if event_left is None:
-                    continue
-                event = event_left
+            event = self._events[0]
             if not isinstance(event, Messages):
                 if joined is not None:
-                    self._events.appendleft(event)
                     break
-                self._events.extendleft(reversed(kept))
-                return event
+                return self._events.popleft()
             if joined is None:
                 joined = event
             elif len(joined.items) + len(event.items) <= self._max_messages:
                 joined = Messages(joined.items + event.items, joined.size_bytes + event.size_bytes)
             else:
-                self._events.appendleft(event)
                 break
-        self._events.extendleft(reversed(kept))
-        self._count()
+            self._events.popleft()
         return joined
 
-    def _count(self) -> None:
-        waiting = [event for event in self._events if isinstance(event, Messages)]
-        self._num_messages = sum(len(event.items) for event in waiting)
-        self._size_bytes = sum(event.size_bytes for event in waiting)
+
+def _firsts(messages: Messages) -> Positions:
+    """Return the first offset of each partition."""
+    found: Positions = {}
+    for message in messages.items:
+        found.setdefault(name_of(message.topic() or "", message.partition() or 0), message.offset() or 0)
+    return found
 
 
 def _parts(event: Event, partitions: frozenset[str]) -> tuple[Event | None, Event | None]:

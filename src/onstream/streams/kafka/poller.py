@@ -145,11 +145,12 @@ class Poller:
             while not self._closing.is_set():
                 self._commits.make(self._consumer, self._handover.durable(self._own), wait=False)
                 self._look_for_partitions()
-                if self._idle.is_set() or not self._fetched.wait_for_room(_STALL_S):
+                if self._idle.is_set() or not (room := self._fetched.wait_for_room(_STALL_S)):
                     self._stall()
                 else:
                     self._go_on()
-                    self._fetch(self._fetched.room)
+                    self._fetch(room)
+                self._shed()
                 self._check()
         except BaseException as error:
             self.died_of = error
@@ -233,8 +234,7 @@ class Poller:
         reject = lost(partition, wanted, oldest, self._stream.on_loss)
         self._note(f"topic {topic!r}, partition {number}: {reject.reason}: {reject.value}")
         self._fetched.tell(Begin(partition, oldest, (reject,)))
-        self._consumer.incremental_unassign([topic_partition(partition)])
-        self._consumer.incremental_assign([topic_partition(partition, oldest)])
+        self._read_from(partition, oldest)
 
     def _rest(self, num_messages: int) -> list[Message]:
         """Take what has been fetched already.
@@ -271,6 +271,20 @@ class Poller:
         self._consumer.resume([topic_partition(name) for name in self._own - wanted])
         self._consumer.pause([topic_partition(name) for name in wanted])
         self._paused, self.stalled = frozenset(wanted), False
+
+    def _shed(self) -> None:
+        """Fetch again later what lies aside beyond its bound: it grows before its partitions are paused."""
+        for partition, offset in self._fetched.shed().items():
+            if partition in self._own:
+                self._read_from(partition, offset)
+
+    def _read_from(self, partition: str, offset: int) -> None:
+        """Go on with another message of a partition."""
+        self._consumer.incremental_unassign([topic_partition(partition)])
+        self._consumer.incremental_assign([topic_partition(partition, offset)])
+        if self.stalled or partition in self._held:
+            self._consumer.pause([topic_partition(partition)])
+            self._paused |= {partition}
 
     def _probe(self) -> None:
         """Ask a broker anything, to see whether it answers."""
@@ -318,7 +332,9 @@ class Poller:
         if self._find is not None:
             for name, at in self._find(partitions).items():
                 known[name] = max(at, known.get(name, 0))
-        if self._stream.group is not None:
+        # Where a group assigns, others may have learned what lies behind the checkpoint. Else its offsets are of this
+        # model alone: the checkpoint's come first, however old, and what it does not know of was not learned.
+        if self._stream.shared or (self._stream.group is not None and not self._known):
             committed = self._patiently(lambda: self._commits.find(self._consumer, partitions, self._call_s))
             if committed is None:
                 return
@@ -327,7 +343,8 @@ class Poller:
                 if before is not None and offset > before:
                     self._note(
                         f"group {self._stream.group!r} has gone on from {before:,} to {offset:,} in {name!r}: "
-                        f"another member has learned what lies between"
+                        f"another member has learned what lies between, or this one before it went back to an "
+                        f"older checkpoint"
                     )
                 known[name] = max(offset, known.get(name, 0))
         later = self.settled and not self._stream.shared

@@ -52,9 +52,9 @@ class Kafka:
     partitions : "all" or sequence of int, optional
         Read these partitions of each topic. By default all; with a group, those that the group assigns.
     start : "earliest", "latest", datetime, str or mapping, default "earliest"
-        Where to begin in partitions of which neither the checkpoint nor the group has a position: a time (in ISO
-        format; UTC, if it names no zone) begins with the first message that has this time or a later one; a mapping
-        such as ``{"clicks/0": 17}`` gives offsets, and partitions that it does not name begin at the earliest.
+        Where to begin in partitions of which no checkpoint has a position, nor the group where it is asked: a time
+        (in ISO format; UTC, if it names no zone) begins with the first message that has this time or a later one; a
+        mapping such as ``{"clicks/0": 17}`` gives offsets, and partitions that it does not name begin at the earliest.
     end : "now", optional
         Read what is there and end, in place of following.
     on_loss : {"raise", "skip"}, default "raise"
@@ -95,8 +95,12 @@ class Kafka:
     the group's. Before one is given up, all that was read of it is learned, kept in a checkpoint and committed. So
     trainers with checkpoints of their own share a topic, each message learned by one of them, as long as members come
     and go in order. When one dies, or stands still for longer than the group waits, messages between its last commit
-    and its last checkpoint may be learned by two; none is lost. A checkpoint that is older than the group's position
-    goes on from the group's: to learn all again, use another group.
+    and its last checkpoint may be learned by two; none is lost. The group does not say who learned what it has
+    committed: a checkpoint that is older than the group's position, as after a rollback, goes on from the group's. To
+    learn what lies between again, use another group.
+
+    With a group and `partitions`, positions of a checkpoint come first, however old they are; the group is asked where
+    there are none at all.
 
     Fetching goes on in a thread while rows are learned, up to 64 MiB ahead and what librdkafka holds.
 
