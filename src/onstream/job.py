@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from onstream.contracts import Chunk, Layout, Learner, Reject, RowPolicy, Stream
+from onstream.contracts import Chunk, Layout, Learner, Reject, RowPolicy, Stream, peeked, placed, selected
 from onstream.errors import JobError, OnstreamError
 from onstream.evaluate import Prometheus, Sink, TensorBoard
 from onstream.features import Declaration, Features
@@ -178,7 +178,7 @@ class Job(Settings):
         """Return the trainer of this job, ready to run."""
         features = self.encoder()
         return Trainer(
-            _placed(_selected(self.stream, features.columns), Path(self.directory) / "stream"),
+            placed(selected(self.stream, features.columns), Path(self.directory) / "stream"),
             features,
             self.learner,
             self.directory,
@@ -201,7 +201,7 @@ class Job(Settings):
         """
         features = self.encoder()
         rejects: list[Reject] = []
-        for chunk in self._first_chunks(_selected(self.stream, features.columns), num_rows):
+        for chunk in self._first_chunks(selected(self.stream, features.columns), num_rows):
             rejects += chunk.rejects
             if chunk.batch.num_rows:
                 batch = chunk.batch.slice(0, num_rows)
@@ -264,8 +264,7 @@ class Job(Settings):
         # Not in the job's directory: what a stream keeps there belongs to its checkpoints.
         with TemporaryDirectory() as folder:
             # A look at a stream is nothing that others who share it should hear of.
-            peek = getattr(stream, "peek", None)
-            seen = _placed(stream if peek is None else peek(), Path(folder))
+            seen = placed(peeked(stream), Path(folder))
             chunks = seen.read({}, max_rows=max(num_rows, 1), stop=stop)
             with Ahead(chunks, depth=1, stop=stop) as ahead:
                 while isinstance(
@@ -353,18 +352,6 @@ def _check_late(layout: Layout, learner: Learner) -> None:
             what = "negatives that were left out; learn from all"
         if what:
             raise JobError(f"label {label.name!r}: {type(learner).__name__} does not make up for {what}")
-
-
-def _selected(stream: Stream, columns: Sequence[str]) -> Stream:
-    """Return the stream decoding only these columns, if it can."""
-    select = getattr(stream, "select", None)
-    return stream if select is None else select(columns)
-
-
-def _placed(stream: Stream, folder: Path) -> Stream:
-    """Return the stream with a folder of its own to work in, if it wants one."""
-    placed = getattr(stream, "placed", None)
-    return stream if placed is None else placed(folder)
 
 
 def _literal(value: Any, current: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onstream.checkpoints import CheckpointLog, LocalStore, Manifest
-from onstream.contracts import Array, Chunk, Positions, Stream
+from onstream.contracts import Array, Chunk, Positions, Stream, take_notes
 from onstream.errors import CheckpointError
 from onstream.evolution.model import Model, open_log
 from onstream.evolution.reward_rows import read_rewards
@@ -173,9 +173,8 @@ class Updater:
 
     def _forward(self, stream: Stream) -> None:
         """Tell what the stream has to tell."""
-        notes: list[str] = getattr(stream, "notes", [])
-        while notes:
-            self._note(notes.pop(0))
+        for note in take_notes(stream):
+            self._note(note)
 
     def _publish(self, log: CheckpointLog, tag: str | None, manifest: Manifest) -> None:
         if tag is not None:

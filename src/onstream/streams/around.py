@@ -9,7 +9,20 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from onstream.contracts import Keeping, Positions, State, Stateful, Stream
+from onstream.contracts import (
+    Holding,
+    Keeping,
+    Noting,
+    Positions,
+    State,
+    Stateful,
+    Stream,
+    expected_partitions,
+    peeked,
+    placed,
+    selected,
+    takes_turns,
+)
 from onstream.errors import JobError
 
 __all__ = ["Around"]
@@ -56,39 +69,33 @@ class Around(ABC):
     @property
     def notes(self) -> list[str]:
         """What people should know of the stream; taken away when told."""
-        found: list[str] = getattr(self.stream, "notes", [])
-        return found
+        return self.stream.notes if isinstance(self.stream, Noting) else []
 
     @property
     def in_turn(self) -> bool:
         """Whether the partitions of the stream come one after the other."""
-        return bool(getattr(self.stream, "in_turn", False))
+        return takes_turns(self.stream)
 
     def peek(self) -> Self:
         """Return the same for a look at its beginning, of which nobody hears."""
-        peek = getattr(self.stream, "peek", None)
-        return self if peek is None else self.replace(stream=peek())
+        return self.replace(stream=peeked(self.stream))
 
     def select(self, names: Sequence[str]) -> Self:
         """Return the same, decoding only these columns where the stream can."""
-        select = getattr(self.stream, "select", None)
-        return self if select is None else self.replace(stream=select(tuple(dict.fromkeys(names))))
+        return self.replace(stream=selected(self.stream, tuple(dict.fromkeys(names))))
 
     def placed(self, folder: Path) -> Self:
         """Return the same with the stream's files in a folder."""
-        placed = getattr(self.stream, "placed", None)
-        return self if placed is None else self.replace(stream=placed(folder))
+        return self.replace(stream=placed(self.stream, folder))
 
     def hold(self, partitions: Collection[str]) -> None:
         """Let the stream give no more rows of these partitions until called again without them, if it can."""
-        hold = getattr(self.stream, "hold", None)
-        if hold is not None:
-            hold(partitions)
+        if isinstance(self.stream, Holding):
+            self.stream.hold(partitions)
 
     def expected_partitions(self) -> Collection[str]:
         """Return the partitions that the stream will give, as far as it knows them before."""
-        expected = getattr(self.stream, "expected_partitions", None)
-        return () if expected is None else expected()
+        return expected_partitions(self.stream)
 
     def schema(self) -> pa.Schema:
         """Return the columns of the stream."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from onstream.contracts import Chunk, Learned, Positions, Stream
+from onstream.contracts import Answering, Chunk, Learned, Positions, Stream, take_notes
 from onstream.errors import JobError
 from onstream.feedback import labelling_of
 from onstream.streams.around import Around
@@ -83,9 +83,7 @@ class Cache(Around):
     @property
     def notes(self) -> list[str]:
         """What people should know of it and of its stream; taken away when told."""
-        inner = super().notes
-        while inner:
-            self._own_notes.append(inner.pop(0))
+        self._own_notes.extend(take_notes(self.stream))
         return self._own_notes
 
     @property
@@ -107,9 +105,8 @@ class Cache(Around):
 
     def answer(self, learned: Learned) -> None:
         """Let those who asked the stream know, the first time that their rows are learned."""
-        answer = getattr(self.stream, "answer", None)
-        if answer is not None and not learned.batch.again:
-            answer(learned)
+        if isinstance(self.stream, Answering) and not learned.batch.again:
+            self.stream.answer(learned)
 
     def read(self, positions: Positions, *, max_rows: int, stop: threading.Event) -> Iterator[Chunk]:
         """Yield chunks of at most `max_rows` rows, from `positions` on, until the end or until `stop` is set.

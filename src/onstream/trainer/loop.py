@@ -22,6 +22,7 @@ from onstream.contracts import (
     Learner,
     Predictions,
     Stream,
+    take_notes,
 )
 from onstream.evaluate import Sink
 from onstream.features import Features
@@ -325,9 +326,8 @@ class Trainer:
 
     def _publish(self, progress: Progress) -> None:
         for part in (self.stream, self.learner):
-            notes = getattr(part, "notes", [])
-            while notes:
-                self._note(notes.pop(0))
+            for note in take_notes(part):
+                self._note(note)
         if self._sinks:
             numbers = progress.flat()
             for sink in self._sinks:
