@@ -1,5 +1,7 @@
 """Rewards through Kafka, of a real broker."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -8,9 +10,11 @@ from onstream.errors import StreamError
 from onstream.evolution import Updater, begin
 from onstream.evolution.reward_rows import reward_rows
 from onstream.evolution.reward_topic import RewardTopic
+from onstream.streams.kafka.client import new_producer
 from tests.evolution.policies import point
 from tests.evolution.test_updates import newest
-from tests.streams.kafka.brokers import tansu
+from tests.streams.kafka.brokers import Proxy, free_port, tansu
+from tests.streams.streamed import read, rows_of
 
 
 @pytest.fixture
@@ -52,3 +56,51 @@ def test_a_broker_that_is_gone_is_told(topic, monkeypatch):
     rewards = RewardTopic("kafka://127.0.0.1:1/rewards")
     with pytest.raises(StreamError, match=r"topic 'rewards' at 127\.0\.0\.1:1 did not take 1 rewards"):
         rewards.append(reward_rows([1], [1], [1.0]))
+
+
+def keys_in(rewards):
+    return sorted(row["key"] for row in rows_of(read(rewards.stream(follow=False))))
+
+
+def test_rewards_are_appended_from_any_thread(topic, monkeypatch):
+    rewards, made = RewardTopic(topic), []
+
+    def append(key):
+        rewards.append(reward_rows([key], [1], [1.0]))
+
+    second = threading.Thread(target=append, args=(2,))
+
+    def making(*arguments):
+        made.append(new_producer(*arguments))
+        if len(made) == 1:
+            second.start()
+            # As long as the first append is not through, the second has to wait.
+            second.join(0.2)
+            assert second.is_alive()
+        return made[-1]
+
+    monkeypatch.setattr("onstream.evolution.reward_topic.new_producer", making)
+    append(1)
+    second.join()
+    assert keys_in(rewards) == [1, 2]
+    assert len(made) == 1
+    rewards.close()
+
+
+def test_rewards_that_were_not_taken_are_not_sent_later(monkeypatch):
+    proxy = Proxy()
+    with tansu(proxy.port) as (broker, port):
+        proxy.target_port = port
+        rewards = RewardTopic(f"kafka://{broker.servers}/{broker.create('rewards')}")
+        rewards.append(reward_rows([1], [1], [1.0]))
+        proxy.target_port = free_port()
+        proxy.cut()
+        with monkeypatch.context() as patch:
+            patch.setattr("onstream.evolution.reward_topic._TIMEOUT_S", 0.2)
+            with pytest.raises(StreamError, match="did not take 1 rewards"):
+                rewards.append(reward_rows([2], [1], [1.0]))
+        proxy.target_port = port
+        rewards.append(reward_rows([3], [1], [1.0]))
+        assert keys_in(rewards) == [1, 3]
+        rewards.close()
+    proxy.close()

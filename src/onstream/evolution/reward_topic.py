@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -41,8 +42,10 @@ class RewardTopic:
 
     Notes
     -----
-    Each message is durable when `append` returns, and there once. Where the producer dies within it, the first
-    of its messages may be there without the others.
+    Each reward is durable when `append` returns, and there once, if it is appended once. Where `append` raises, or its
+    process dies within it, each of its rewards may be there or not: appended again, it may be there twice, and counts
+    twice. Nothing of them is sent any more once it has raised. `append` may be called from any thread, one after the
+    other; `behind` is for one thread.
     """
 
     poll_s = 0.1
@@ -52,6 +55,8 @@ class RewardTopic:
         self._servers, self._topic = parts.netloc, parts.path.strip("/")
         if parts.scheme != "kafka" or not self._servers or not self._topic or "/" in self._topic:
             raise JobError(f"rewards must be logged to kafka://host:port/topic, got {url!r}")
+        # One append at a time: what is waited for, and given up, is its own.
+        self._appending = threading.Lock()
         self._producer: Producer | None = None
         self._consumer: Consumer | None = None
 
@@ -61,21 +66,31 @@ class RewardTopic:
         Raises
         ------
         StreamError
-            If it does not take them within 30 seconds.
+            If it does not take them within 30 seconds: each of them may be there or not, and none comes later.
         """
-        if self._producer is None:
-            self._producer = new_producer(self._servers, ClientConfig({}), {"acks": "all"})
+        with self._appending:
+            if self._producer is None:
+                self._producer = new_producer(self._servers, ClientConfig({}), {"acks": "all"})
+            try:
+                self._send(self._producer, rows)
+            except BaseException:
+                # Else what waits there would still be sent, beside what is appended again.
+                self._producer.purge()
+                self._producer = None
+                raise
+
+    def _send(self, producer: Producer, rows: pa.RecordBatch) -> None:
         failures: list[Any] = []
         for row in rows.to_pylist():
             if not math.isfinite(row["reward"]):
                 # What JSON has no number for.
                 row["reward"] = None
-            self._producer.produce(
+            producer.produce(
                 self._topic,
                 json.dumps(row).encode(),
                 on_delivery=lambda error, _: failures.append(error) if error is not None else None,
             )
-        left = self._producer.flush(_TIMEOUT_S)
+        left = producer.flush(_TIMEOUT_S)
         if left or failures:
             why = failures[0] if failures else f"no answer within {_TIMEOUT_S:.0f} s"
             raise StreamError(
@@ -105,6 +120,8 @@ class RewardTopic:
         return waiting
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; what is being appended is waited for."""
+        with self._appending:
+            self._producer = None
         if self._consumer is not None:
             self._consumer.close()

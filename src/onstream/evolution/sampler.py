@@ -183,6 +183,9 @@ class Sampler:
         ------
         JobError
             If no trial can have this key or version.
+        StreamError
+            If it cannot be logged. In the embedded log it is not there then; in a topic of Kafka it may be there, and
+            twice if it is reported again.
         """
         for name, number in (("key", key), ("version", version)):
             if not 0 <= number < 1 << 63:
