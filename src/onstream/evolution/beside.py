@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 __all__ = ["running_samplers"]
 
@@ -40,50 +42,87 @@ def running_samplers(
     would do so again.
     """
     failures: list[str] = []
-    ending = threading.Event()
-    with ExitStack() as stack:
-        # Last in, first out: the threads are told before they are waited for.
-        threads = [
-            threading.Thread(
-                target=_keep_running,
-                args=(list(command), ending, stop, note, failures),
-                name=f"onstream-sampler-{at}",
-                daemon=True,
-            )
-            for at, command in enumerate(commands)
-        ]
-        for thread in threads:
-            stack.callback(thread.join)
-        stack.callback(ending.set)
-        for thread in threads:
-            thread.start()
+    samplers = [_Sampler(at, list(command), stop, note, failures) for at, command in enumerate(commands)]
+    for sampler in samplers:
+        sampler.start()
+    try:
         yield failures
+    finally:
+        # All are told before any is waited for.
+        for sampler in samplers:
+            sampler.end()
+        until_s = time.monotonic() + _GRACE_S
+        for sampler in samplers:
+            sampler.join(until_s)
 
 
-def _keep_running(
-    command: list[str],
-    ending: threading.Event,
-    stop: threading.Event,
-    note: Callable[[str], None],
-    failures: list[str],
-) -> None:
-    """Run a command, again and again after signals, until it is time to end."""
-    while not ending.is_set():
-        try:
-            process = _start(command)
-        except OSError as error:
-            failures.append(f"a sampler did not start: {error}")
-            stop.set()
-            return
-        said = _until_end(process, ending)
-        if ending.is_set():
-            return
-        if process.returncode >= 0:
-            failures.append(f"a sampler ended with code {process.returncode}: {said}")
-            stop.set()
-            return
-        note(f"sampler {process.pid} was ended by signal {-process.returncode} and is started again")
-        ending.wait(_RESTART_AFTER_S)
+class _Sampler:
+    """Run a command, again and again after signals, until it is told to end."""
+
+    def __init__(
+        self,
+        at: int,
+        command: list[str],
+        stop: threading.Event,
+        note: Callable[[str], None],
+        failures: list[str],
+    ) -> None:
+        self._command = command
+        self._stop = stop
+        self._note = note
+        self._failures = failures
+        # Guards the process: none is started once it is time to end.
+        self._turn = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"onstream-sampler-{at}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        """Tell the process to end, and start no other."""
+        with self._turn:
+            self._ending.set()
+            if self._process is not None:
+                assert self._process.stdin is not None
+                self._process.stdin.close()
+
+    def join(self, until_s: float) -> None:
+        """Wait for the process to end; kill it when it is late."""
+        self._thread.join(max(0.0, until_s - time.monotonic()))
+        if self._thread.is_alive():
+            if self._process is not None:
+                self._process.kill()
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (process := self._started()) is not None:
+            said = _last_line(process)
+            if self._ending.is_set():
+                return
+            if process.returncode >= 0:
+                self._fail(f"a sampler ended with code {process.returncode}: {said}")
+                return
+            self._note(
+                f"sampler {process.pid} was ended by signal {-process.returncode} and is started again"
+            )
+            self._ending.wait(_RESTART_AFTER_S)
+
+    def _started(self) -> subprocess.Popen[str] | None:
+        with self._turn:
+            if self._ending.is_set():
+                return None
+            try:
+                self._process = _start(self._command)
+            except OSError as error:
+                self._fail(f"a sampler did not start: {error}")
+                return None
+            return self._process
+
+    def _fail(self, why: str) -> None:
+        self._failures.append(why)
+        self._stop.set()
 
 
 def _start(command: list[str]) -> subprocess.Popen[str]:
@@ -99,23 +138,11 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def _until_end(process: subprocess.Popen[str], ending: threading.Event) -> str:
-    """Wait for a process to end, or end it when it is time; return what it said last."""
-    assert process.stdin is not None
+def _last_line(process: subprocess.Popen[str]) -> str:
+    """Wait for a process to end, let go of its pipes, and return what it said last."""
     assert process.stderr is not None
-
-    def finish() -> None:
-        ending.wait()
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-    # A daemon: it waits for the end of the block even if the process is gone before.
-    threading.Thread(target=finish, name="onstream-sampler-end", daemon=True).start()
-    lines = [line.strip() for line in process.stderr if line.strip()]
-    process.wait()
-    process.stderr.close()
-    return lines[-1] if lines else ""
+    # Leaving the block closes its standard input, which would tell it to end.
+    with process:
+        said = deque((line.strip() for line in process.stderr if line.strip()), maxlen=1)
+        process.wait()
+    return said.pop() if said else ""
