@@ -230,6 +230,99 @@ def test_partitions_that_are_ahead_are_held_where_the_input_can():
     assert frozenset({"q"}) in impressions.held
 
 
+def test_a_partition_is_not_idle_while_it_is_held():
+    clock, gates = Still(), (Gate(), Gate(), Gate())
+    impressions = Script(
+        shown(("a", 0), name="p"),
+        shown(("b", 1000), name="q"),
+        gates[0],
+        shown(("c", 10), name="p"),
+        gates[1],
+        shown(("d", 5000), name="p"),
+        gates[2],
+        shown(("e", 1001), name="q"),
+        live=True,
+    )
+    made = join(impressions, feed(fed(("x", 6000))), idle=30, clock=clock)
+    reading = made.read({}, max_rows=16, stop=threading.Event())
+    numbers = {}
+
+    def read_until(impressions_read):
+        while numbers.get("join/impressions") != impressions_read:
+            numbers.update(next(reading).state.figures())
+
+    read_until(2)
+    # All the while q is held: it waits for p, which is a thousand seconds behind.
+    for gate, impressions_read in zip(gates[:2], (3, 4), strict=True):
+        assert impressions.held[-1] == {"q"}
+        clock.now += 20
+        gate.open.set()
+        read_until(impressions_read)
+    clock.now += 20
+    gates[2].open.set()
+    read_until(5)
+    assert {"p"} in impressions.held
+    assert numbers["join/late_impressions"] == 0
+    reading.close()
+
+
+def test_a_partition_that_is_heard_of_while_reading_holds_the_watermark_back():
+    expected = []
+
+    class Found(Script):
+        def expected_partitions(self):
+            return expected
+
+    gate = Gate()
+    # As a broker tells of partitions once it was asked: before the first rows, but after reading began.
+    impressions = Found(
+        lambda: expected.extend(["p", "q"]),
+        shown(("a", 0), ("b", 100), name="p"),
+        gate,
+        shown(("c", 50), name="q"),
+        shown(("d", 101), name="q"),
+        live=True,
+    )
+    made = join(impressions, feed(fed(("x", 6000))))
+    reading = made.read({}, max_rows=16, stop=threading.Event())
+    assert next(reading).batch.num_rows == 0
+    gate.open.set()
+    rows = []
+    while len(rows) < 2:
+        rows += next(reading).batch.to_pylist()
+    assert [row["id"] for row in rows] == ["a", "c"]
+    reading.close()
+
+
+class Holdable(Script):
+    """Gives nothing of what is held, and ends when all is given."""
+
+    def __init__(self, *steps):
+        super().__init__(*steps)
+        self.changed = threading.Condition()
+        self.holds = frozenset()
+
+    def hold(self, partitions):
+        super().hold(partitions)
+        with self.changed:
+            self.holds = frozenset(partitions)
+            self.changed.notify_all()
+
+    def read(self, positions, *, max_rows, stop):
+        for chunk in super().read(positions, max_rows=max_rows, stop=stop):
+            with self.changed:
+                assert self.changed.wait_for(lambda name=chunk.partition: name not in self.holds, 30)
+            yield chunk
+
+
+def test_what_is_held_for_a_partition_that_has_ended_is_given_all_the_same():
+    long = [shown((f"q{i}", 100 * i), name="q") for i in range(1, 20)]
+    impressions = Holdable(shown(("p", 0), name="p"), *long)
+    made = join(impressions, feed(fed(("x", 6000))), drift=60)
+    assert [row["id"] for row in all_rows(made)] == ["p", *(f"q{i}" for i in range(1, 20))]
+    assert impressions.held[0] == {"q"}
+
+
 def test_rows_without_key_time_or_value_are_rejected_with_their_place():
     impressions = Script(
         (

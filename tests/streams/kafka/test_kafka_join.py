@@ -1,9 +1,14 @@
 """A trainer of a join of two topics learns each impression once, with its right label, however it ends."""
 
 import random
+import threading
 from pathlib import Path
 
+import pytest
+
+from onstream import Join, Json, Kafka, Wait
 from onstream.checkpoints import CheckpointLog, LocalStore
+from tests.streams.join.joined import Still, all_rows
 from tests.streams.kafka.jobs import run_until, sights
 
 JOB = """
@@ -76,3 +81,66 @@ def test_a_join_of_topics_whose_trainer_is_killed_learns_each_impression_once(br
     # One step from nothing: up where the label was 1, down where it was 0.
     found = weights(tmp_path / "job")
     assert (sum(w > 0 for w in found), sum(w < 0 for w in found)) == (rows // 3, rows - rows // 3)
+
+
+AT = 1_600_000_000
+
+
+def rows_at(partition, times):
+    return [b'{"id": %d, "at": %d}' % (10 * i + partition, AT + time) for i, time in enumerate(times)]
+
+
+def joined(broker, shown, clicked, *, start="earliest", end=None, **options):
+    """Return a join of two topics whose clock stands still, so that nothing becomes idle."""
+    shown, clicked = (
+        Kafka(
+            topic,
+            servers=broker.servers,
+            format=Json({"id": "int64", "at": "float64"}),
+            start=start if topic == shown else "earliest",
+            end=end,
+        )
+        for topic in (shown, clicked)
+    )
+    rules = {"on": "id", "time": "at", "label": "click", "window": "10s", "policy": Wait(measured=0)}
+    return Join(shown, clicked, **rules, clock=Still(AT + 1e6), **options)
+
+
+@pytest.mark.parametrize("start", ["earliest", "1970-01-01T00:00:02", "offsets"])
+def test_a_partition_of_which_nothing_came_yet_holds_the_watermark_back(broker, topic, start):
+    clicked = broker.create(f"{topic}-clicks", 1)
+    for partition in (0, 1):
+        # The second one has messages, but none from where reading begins.
+        broker.send(topic, [b'{"id": 0, "at": 0}'], partition, timestamp=1_000)
+    broker.send(topic, rows_at(0, range(0, 100, 10)), partition=0, timestamp=3_000)
+    broker.send(clicked, rows_at(0, [1000]), partition=0)
+    start = {f"{topic}/{partition}": 1 for partition in (0, 1)} if start == "offsets" else start
+    if start == "earliest":
+        topic = broker.create(f"{topic}-empty", 2)
+        broker.send(topic, rows_at(0, range(0, 100, 10)), partition=0)
+    reading = joined(broker, topic, clicked, start=start).read({}, max_rows=100, stop=threading.Event())
+    numbers, rows = {}, []
+
+    def read_until(done):
+        while not done():
+            chunk = next(reading)
+            rows.extend(chunk.batch.to_pylist())
+            numbers.update(chunk.state.figures())
+
+    read_until(lambda: numbers.get("join/impressions") == 10)
+    assert rows == []
+    broker.send(topic, rows_at(1, [5, 15, 1000]), partition=1)
+    read_until(lambda: len(rows) > 3)
+    assert [row["id"] for row in rows[:4]] == [0, 1, 10, 11]
+    assert numbers["join/late_impressions"] == 0
+    reading.close()
+
+
+def test_partitions_that_end_at_different_times_are_joined_to_their_ends(broker, topic):
+    clicked = broker.create(f"{topic}-clicks", 1)
+    broker.send(topic, rows_at(0, range(10)), partition=0)
+    broker.send(topic, rows_at(1, range(500)), partition=1)
+    broker.send(clicked, rows_at(1, range(500)), partition=0)
+    rows = all_rows(joined(broker, topic, clicked, end="now", drift="1m"), max_rows=4)
+    assert len(rows) == 510
+    assert sum(row["click"] for row in rows) == 500

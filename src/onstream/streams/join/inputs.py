@@ -56,9 +56,18 @@ class Inputs:
         """Ask an input, if it can, to give nothing of these partitions until asked otherwise."""
         held = frozenset(partitions)
         hold = getattr(self._streams[index], "hold", None)
-        if hold is not None and held != self._held.get(index, frozenset()):
+        if hold is not None and held != self.held(index):
             hold(held)
             self._held[index] = held
+
+    def held(self, index: int) -> frozenset[str]:
+        """Return the partitions of which an input was asked to give nothing, if it can."""
+        return self._held.get(index, frozenset())
+
+    def expected(self, index: int) -> Collection[str]:
+        """Return the partitions that an input will give, as far as it knows them before."""
+        found: Collection[str] = getattr(self._streams[index], "expected_partitions", tuple)()
+        return found
 
     def __enter__(self) -> Self:
         """Return itself."""

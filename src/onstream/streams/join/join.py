@@ -63,7 +63,7 @@ class Join:
     lateness : float or str
         How much later than its time a row may come: the watermark stays this far behind the newest event time.
     idle : float or str
-        A partition from which nothing came for this long no longer holds the watermark back.
+        A partition from which nothing came for this long, while it was read, no longer holds the watermark back.
     drift : float or str
         How far, in event time, an input may be read ahead of the one that is furthest behind.
     future : float or str, optional
@@ -288,6 +288,8 @@ class Join:
         yield from joining.resume(max_rows)
         drift, idle_s = microseconds(seconds(self.drift)), seconds(self.idle)
         unsaid = 0
+        # Up to which event time nothing of an input is held: how much waits depends on it, but no row.
+        freed: dict[int, int] = {}
         with Inputs(self._inputs, joining.positions, max_rows) as inputs:
             while not stop.is_set():
                 now = self.clock.time()
@@ -295,7 +297,12 @@ class Join:
                 for i, each in enumerate(joining.inputs):
                     if i not in asked:
                         each.excuse(now)
+                    each.excuse_partitions(inputs.held(i), now)
                 taken = inputs.take(asked, _POLL_S)
+                # After the chunk came, and before it counts: whose rows have come knows its partitions, and those
+                # of which nothing has come yet hold the watermark back.
+                for i, each in enumerate(joining.inputs):
+                    each.expect(inputs.expected(i), now)
                 if taken is not None:
                     index, chunk = taken
                     if chunk is END:
@@ -318,7 +325,10 @@ class Join:
                     unsaid = 0
                 if (level := joining.level()) is not None:
                     for i, each in enumerate(joining.inputs):
-                        inputs.hold(i, each.ahead_of(level + drift))
+                        # One that is never silent, and gives nothing, has come to the end of what the held wait for.
+                        if taken is None and i in asked and not each.live:
+                            freed[i] = level
+                        inputs.hold(i, () if freed.get(i) == level else each.ahead_of(level + drift))
                 if all(each.ended for each in joining.inputs):
                     yield from joining.finish(max_rows)
                     yield _empty(joining)
@@ -352,8 +362,6 @@ class Join:
             future=None if self.future is None else microseconds(seconds(self.future)),
         )
         inputs = [InputTime(s.live, getattr(s, "in_turn", False), now) for s in self._inputs]
-        for stream, each in zip(self._inputs, inputs, strict=True):
-            each.expect(getattr(stream, "expected_partitions", tuple)())
         memory = Memory(self._memory_bytes, self._folder or Path(tempfile.gettempdir()))
         return Joining(rules, inputs, memory, self.clock)
 

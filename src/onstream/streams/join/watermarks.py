@@ -37,11 +37,12 @@ class InputTime:
     heard: dict[str, float] = field(default_factory=dict)
     ended: bool = False
 
-    def expect(self, partitions: Iterable[str]) -> None:
+    def expect(self, partitions: Iterable[str], now: float) -> None:
         """Wait for partitions too from which nothing has come yet."""
         for name in partitions:
-            self.newest.setdefault(name, NEVER)
-            self.heard.setdefault(name, self.since)
+            if name not in self.newest:
+                self.newest[name] = NEVER
+                self.heard[name] = now
 
     def see(self, partition: str, newest: int, now: float) -> None:
         """Take in that a partition has come to an event time; NEVER if it gave none."""
@@ -54,7 +55,11 @@ class InputTime:
     def excuse(self, now: float) -> None:
         """Begin to count its silence anew: it was not asked."""
         self.since = now
-        self.heard = dict.fromkeys(self.heard, now)
+        self.excuse_partitions(self.heard, now)
+
+    def excuse_partitions(self, partitions: Iterable[str], now: float) -> None:
+        """Begin to count the silence of some partitions anew: they were held."""
+        self.heard |= dict.fromkeys(partitions, now)
 
     def level(self, now: float, idle_s: float) -> int | None:
         """Return the event time that all its partitions have come to; None if it holds nothing back."""
