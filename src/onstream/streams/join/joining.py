@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from onstream.contracts import Chunk, Positions, Reject, State
-from onstream.errors import CheckpointError, ColumnError, JobError
-from onstream.feedback import chosen, duration_text
+from onstream.errors import CheckpointError, ColumnError
+from onstream.feedback import chosen
 from onstream.streams.chunks import positions_after
 from onstream.streams.join.capture import FIGURES, JOIN, JoinCapture, stored_pieces
 from onstream.streams.join.emission import due_until, label_names, rows_of
 from onstream.streams.join.figures import Figures, Standing
 from onstream.streams.join.keys import read_keys
 from onstream.streams.join.pieces import Memory
-from onstream.streams.join.plan import Plan
-from onstream.streams.join.reading import InputRules, ReadRows, read_rows
+from onstream.streams.join.reading import ReadRows, read_rows
+from onstream.streams.join.rules import Rules, check_same_rules
 from onstream.streams.join.times import FOREVER, NEVER, read_times
 from onstream.streams.join.waiting import FLOOR, Waiting
 from onstream.streams.join.watermarks import InputTime, watermark
@@ -33,22 +31,6 @@ PARTITION = "join"
 
 # Of so many of the newest captures it is known how far the inputs were read: more than run ahead of the learner.
 _READS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What a join goes by; the first input has the impressions. Durations are in microseconds but for `idle_s`."""
-
-    inputs: tuple[InputRules, ...]
-    plan: Plan
-    lateness: int
-    idle_s: float
-    future: int | None
-
-    def describe(self) -> list[Any]:
-        """Return what must not change while rows wait, as JSON values."""
-        first = self.inputs[0]
-        return [first.on, first.time, first.unit, *self.plan.describe()]
 
 
 class Joining:
@@ -71,6 +53,7 @@ class Joining:
 
     def __init__(self, rules: Rules, inputs: Sequence[InputTime], memory: Memory, clock: Clock) -> None:
         self.rules = rules
+        self._described = rules.describe()
         self.inputs = list(inputs)
         self.positions: list[Positions] = [{} for _ in inputs]
         self.emitted = 0
@@ -201,8 +184,7 @@ class Joining:
         known = waiting.watermark != NEVER
         return JoinCapture(
             facts={
-                "rules": self.rules.describe(),
-                "inputs": [rules.name for rules in self.rules.inputs],
+                "rules": self._described,
                 "positions": positions,
                 "times": [each.facts() for each in self.inputs],
                 "partitions": list(waiting.partitions),
@@ -235,16 +217,7 @@ class Joining:
     def load(self, states: Mapping[str, State], position: int) -> None:
         """Go on from what `capture` gave, after the row before `position`."""
         facts = states[JOIN].facts
-        if facts["rules"] != _plain(self.rules.describe()):
-            raise JobError(
-                f"the checkpoint was made by a join of {_readable(facts['rules'])}, this one is of "
-                f"{_readable(self.rules.describe())}; while rows wait, its columns, labels, windows and policies "
-                f"must stay: begin in another directory"
-            )
-        if facts["inputs"] != [rules.name for rules in self.rules.inputs]:
-            raise JobError(
-                f"the checkpoint was made by a join of {facts['inputs']}; begin in another directory"
-            )
+        check_same_rules(facts["rules"], self._described)
         waiting, now = self._waiting, self._clock.time()
         self.positions = [dict(positions) for positions in facts["positions"]]
         for each, newest in zip(self.inputs, facts["times"], strict=True):
@@ -273,14 +246,3 @@ class Joining:
         early = self.rules.plan.early
         floors = np.asarray(batch.column(FLOOR)) if early else np.zeros(len(times), np.int64)
         self._waiting.restore_impressions(keys, times, self._asked(batch), floors)
-
-
-def _plain(value: Any) -> Any:
-    """Return tuples as lists, as JSON has them."""
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _readable(rules: Sequence[Any]) -> list[Any]:
-    """Return described rules with windows as people write them."""
-    on, time, unit, *labels = rules
-    return [on, time, unit, *([name, duration_text(window / 1e6), *rest] for name, window, *rest in labels)]

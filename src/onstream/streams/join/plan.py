@@ -55,6 +55,18 @@ class LabelPlan:
         """Whether it matters when feedback came."""
         return self.policy.early_s is not None or self.policy.at_feedback
 
+    def describe(self) -> dict[str, object]:
+        """Return what must not change while impressions wait, by name, as JSON values."""
+        return {
+            "window": self.window,
+            "choose": self.choose,
+            # As text, in which no number is lost and NaN is itself.
+            "default": None if self.default is None else repr(float(self.default)),
+            "policy": self.policy.kind,
+            "early_s": self.policy.early_s,
+            "measured_share": self.policy.measured_share,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -114,13 +126,6 @@ class Plan:
     def asked(self) -> tuple[int, ...]:
         """The labels for which a share of the impressions is asked for at once."""
         return tuple(i for i, label in enumerate(self.labels) if _asked(label))
-
-    def describe(self) -> list[list[object]]:
-        """Return what must not change while impressions wait, as JSON values."""
-        return [
-            [x.name, x.window, x.valued, x.choose, x.policy.kind, x.policy.early_s, x.policy.measured_share]
-            for x in self.labels
-        ]
 
 
 def _label(feedback: Feedback, policy: str | Policy, lateness_s: float) -> LabelPlan:
