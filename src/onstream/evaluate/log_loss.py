@@ -41,5 +41,5 @@ class LogLoss(Ratio):
 def binary_loss(prediction: Rows, label: Rows) -> Float64s:
     """Return the log loss of each example, float64 (n,)."""
     chance = np.clip(prediction.astype(np.float64), _CLIP, 1 - _CLIP)
-    truth = label.astype(np.float64)
-    return -(truth * np.log(chance) + (1 - truth) * np.log(1 - chance))
+    # One logarithm an example: that of what was given to its own label, which is 0 or 1.
+    return -np.log(np.where(label == 1, chance, 1 - chance))

@@ -44,6 +44,10 @@ _MODAL = (
 )
 
 
+# A network with fewer parameters and inputs together is computed before another thread has woken.
+_SMALL = 256
+
+
 @dataclass(eq=False)
 class Torch:
     """Learn with a PyTorch network.
@@ -90,6 +94,8 @@ class Torch:
     share was kept is made up for in what is predicted.
 
     A batch whose loss or gradients are not finite is dropped: parameters, buffers and rows keep their values.
+
+    A network that is hardly more than a sum, such as logistic regression, is computed by one thread.
     """
 
     network: nn.Module | Callable[[], nn.Module]
@@ -161,7 +167,7 @@ class Torch:
         leaves = {name: torch.from_numpy(array) for name, array in rows.items()}
         x = gather_inputs(self._layout, batch, leaves)
         self._ready(x)
-        with self._evaluating(), torch.no_grad():
+        with self._threads(), self._evaluating(), torch.no_grad():
             return self._activate(self._forward(x))
 
     def learn(self, batch: Batch, rows: dict[str, Rows]) -> Outcome:
@@ -178,6 +184,10 @@ class Torch:
         leaves = {name: torch.from_numpy(array).requires_grad_() for name, array in rows.items()}
         x = gather_inputs(self._layout, batch, leaves)
         self._ready(x)
+        with self._threads():
+            return self._step(batch, leaves, x)
+
+    def _step(self, batch: Batch, leaves: dict[str, Tensor], x: Inputs) -> Outcome:
         if self._modal:
             with self._evaluating(), torch.no_grad():
                 predictions = self._activate(self._forward(x))
@@ -259,6 +269,8 @@ class Torch:
         if self._modal is not None and self._waiting is None:
             return
         self._take_shapes(x)
+        parts = parts_of(self._layout)
+        self._small = _num_parameters(self._module) + sum(math.prod(p.shape) for p in parts) < _SMALL
         if self._optim is None:
             if self._late.names:
                 with self._evaluating(), torch.no_grad():
@@ -298,6 +310,18 @@ class Torch:
             for buffer, before in buffers:
                 buffer.copy_(before)
         return any(not torch.equal(training[name], evaluating[name]) for name in training)
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """Compute a small network in this thread alone; always the same one, or the bits could be others."""
+        before = torch.get_num_threads()
+        if self._small:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            if self._small:
+                torch.set_num_threads(before)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -400,6 +424,10 @@ class Torch:
                 # `initial` state of optimizers that make it at construction is replaced, key by key.
                 self._optim.state[parameter].update({k: _tensor(a) for k, a in found.items()})
         torch.set_rng_state(_tensor(state.arrays["random/torch"]))
+
+
+def _num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
