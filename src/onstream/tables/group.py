@@ -221,16 +221,17 @@ class TableGroup:
         newer one counts.
         """
         name = chain.removesuffix(_CANDIDATES)
-        if chain != name:
-            for delta in deltas:
-                self._tables[name].load_candidates(delta, touched=True, newer_only=True)
-            return
-        # Deletions of a chain are about its own rows alone, so they are applied before it meets others.
         table = self._tables[name]
+        # Deletions of a chain are about its own rows alone, so they are applied before it meets others.
         alone = _make(self._specs[name], seed=0, threads=None)
-        for delta in deltas:
-            alone.load(delta)
-        table.load(alone.rows(), touched=True, newer_only=True)
+        if chain == name:
+            for delta in deltas:
+                alone.load(delta)
+            table.load(alone.rows(), touched=True, newer_only=True)
+        else:
+            for delta in deltas:
+                alone.load_candidates(delta)
+            table.load_candidates(alone.candidates(), touched=True, newer_only=True)
 
     def state(self) -> State:
         """Return what admission remembers beside rows and waiting ids."""

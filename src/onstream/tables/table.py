@@ -173,6 +173,10 @@ class Table:
         """Return copies of all rows; `cut` is not affected."""
         return Delta(*self._core.cut(candidates=False, all=True))
 
+    def candidates(self) -> Delta:
+        """Return copies of all ids that wait for admission; `cut_candidates` is not affected."""
+        return Delta(*self._core.cut(candidates=True, all=True))
+
     def evict(self, now: int, max_rows: int | None = None) -> int:
         """Drop rows past their time among the next `max_rows`, going round; return how many were dropped.
 
