@@ -140,6 +140,17 @@ def test_counts_are_how_often_an_id_was_learned(shop):
         RowCounts(shop.model, "price")
 
 
+def test_counts_pass_over_a_version_that_is_damaged(shop, tmp_path):
+    model = shutil.copytree(shop.model, tmp_path / "model")
+    log = CheckpointLog(LocalStore(model))
+    *_, before, newest = log.versions()
+    segment = model / log.read(newest).tables["d4-adagrad"].segments[-1].name
+    segment.write_bytes(segment.read_bytes()[:-1])
+    counts = RowCounts(model, "item")
+    assert counts.version == before
+    assert counts.poll() is False
+
+
 # --------------------------------------------------------------------------------------------- the log
 
 

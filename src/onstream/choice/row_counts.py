@@ -30,7 +30,7 @@ class RowCounts:
     feature : str
         The `Id` that tells candidates apart, such as "item".
     tag : str, optional
-        Of which version; the newest by default.
+        Of which version; the newest whole one by default.
 
     Attributes
     ----------
@@ -62,14 +62,15 @@ class RowCounts:
         self.poll()
 
     def poll(self) -> bool:
-        """Read the newest version, or that of the tag; return whether it is another one."""
-        versions = self._log.versions()
-        if not versions:
-            raise CheckpointError(f"there is no version in {str(self._directory)!r} yet")
-        version = versions[-1] if self._tag is None else self._log.resolve(self._tag)
-        if version == self.version:
+        """Read the newest whole version, or that of the tag; return whether it is another one."""
+        if self._tag is None:
+            manifest = self._log.newest()
+            if manifest is None:
+                raise CheckpointError(f"there is no whole version in {str(self._directory)!r} yet")
+        else:
+            manifest = self._log.read(self._log.resolve(self._tag))
+        if manifest.version == self.version:
             return False
-        manifest = self._log.read(version)
         described = manifest.facts["job"]["features"]
         fields = {field.name: field for field in Features.restore(described).layout.fields}
         declared = {facts["name"]: declare(facts) for facts in described["declarations"]}
@@ -87,7 +88,7 @@ class RowCounts:
         self._counts = found[at].astype(np.float64)
         self._salt = salt(row_owner(feature))
         self.column = feature.source
-        self.version = version
+        self.version = manifest.version
         return True
 
     def of(self, ids: pa.Array | npt.NDArray[Any] | list[Any]) -> npt.NDArray[np.float64]:
