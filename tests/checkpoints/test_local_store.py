@@ -1,6 +1,10 @@
+import errno
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpointed import files
@@ -25,6 +29,25 @@ def test_an_empty_file_reads_back_empty(store: LocalStore) -> None:
     store.write("empty", [])
     with store.open("empty") as file:
         assert (file.size(), file.read()) == (0, b"")
+
+
+def test_a_file_whose_name_may_not_last_is_told_to_be_there(store: LocalStore, monkeypatch: Any) -> None:
+    store.write("a", [b"old"])
+    whole = os.fsync
+
+    def fsync(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        whole(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(CheckpointError, match="'a' is written in .* it is there now") as told:
+            store.write("a", [b"new"])
+    assert "no file was changed" not in str(told.value)
+    with store.open("a") as file:
+        assert file.read() == b"new"
+    assert store.sweep() == 0
 
 
 def test_names_are_those_that_begin_with_the_prefix(store: LocalStore) -> None:

@@ -60,7 +60,8 @@ class LocalStore:
         ------
         CheckpointError
             If the name leaves the store, or the disk refuses (full, quota, file too large, read-only). What
-            stood under `name` before stands there still.
+            stood under `name` before stands there still; only where the disk fails at the very last, at making the
+            new name durable, does the new file stand there, and the message says so.
         """
         path = self._path(name)
         temporary = self.root / _TEMPORARY / secrets.token_hex(8)
@@ -73,7 +74,14 @@ class LocalStore:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-            _sync_folder(path.parent)
+            try:
+                _sync_folder(path.parent)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{name!r} is written in {str(self.root)!r}, but the disk does not keep its name: "
+                    f"{error.strerror or error}; it is there now, and may be gone when the machine fails: check the disk "
+                    f"and try again"
+                ) from error
         except CheckpointError:
             # A lazy part that could not be made, such as a row of a damaged input, says so itself.
             raise
