@@ -42,7 +42,7 @@ def test_a_file_whose_name_may_not_last_is_told_to_be_there(store: LocalStore, m
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(CheckpointError, match="'a' is written in .* it is there now") as told:
+        with pytest.raises(CheckpointError, match=r"'a' is written in .* it is there now") as told:
             store.write("a", [b"new"])
     assert "no file was changed" not in str(told.value)
     with store.open("a") as file:

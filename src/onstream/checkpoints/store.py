@@ -79,8 +79,8 @@ class LocalStore:
             except OSError as error:
                 raise CheckpointError(
                     f"{name!r} is written in {str(self.root)!r}, but the disk does not keep its name: "
-                    f"{error.strerror or error}; it is there now, and may be gone when the machine fails: check the disk "
-                    f"and try again"
+                    f"{error.strerror or error}; it is there now, and may be gone when the machine fails: check the "
+                    f"disk and try again"
                 ) from error
         except CheckpointError:
             # A lazy part that could not be made, such as a row of a damaged input, says so itself.
