@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from onstream.contracts import Array, Rows
 from onstream.errors import CheckpointError, JobError
+from onstream.splitmix import mixed
 
 __all__ = ["KEY_BITS", "NoiseTable", "antithetic_keys", "noise_size"]
 
@@ -105,7 +106,7 @@ class NoiseTable:
         if n > self.size:
             raise JobError(f"a noise table of {self.size:,} numbers is too small for {n:,} parameters")
         numbers = np.asarray(keys).astype(np.uint64)
-        begins = _mixed(numbers >> np.uint64(1)) % np.uint64(self.size - n + 1)
+        begins = mixed(numbers >> np.uint64(1)) % np.uint64(self.size - n + 1)
         signs = np.where(numbers & np.uint64(1), np.float32(-1), np.float32(1))
         return begins.astype(np.int64), signs
 
@@ -121,16 +122,6 @@ def noise_size(num_parameters: int) -> int:
     """Return how large a table a network of so many parameters should have: a power of two, at least 2 ** 22."""
     wanted = _POSITIONS_A_PARAMETER * num_parameters
     return max(_LEAST_SIZE, 1 << (wanted - 1).bit_length())
-
-
-def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return 64 bits that depend on all bits of each number (SplitMix64; Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    found: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
-    return found
 
 
 def _blocks(rows: int, width: int) -> Iterator[slice]:

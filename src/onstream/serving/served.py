@@ -24,13 +24,13 @@ from onstream.serving.model import Answer, Signature
 from onstream.serving.recorder import Recorder
 from onstream.serving.replica import Replica
 from onstream.serving.settings import ModelSettings, Share
+from onstream.splitmix import mixed
 from onstream.streams.log import PARTITION
 
 __all__ = ["Served", "goes_to"]
 
 _log = logging.getLogger(__name__)
 
-_MASK = 2**64 - 1
 _JOIN_S = 5.0
 
 
@@ -108,7 +108,7 @@ class Served:
         """Begin to predict rows, as `Model.predict` says."""
         if self._draining:
             raise UnavailableError("the server is going away")
-        request = _mixed(next(self._numbers))
+        request = mixed(next(self._numbers))
         branch = self._branch(request, version)
         rows = _selected(rows, branch.replica.signature())
         after = self._after(request, rows, branch, version)
@@ -179,7 +179,7 @@ class Served:
             version is not None
             or branch is not self._usual
             or shadow is None
-            or not goes_to(_mixed(request), shadow.share)
+            or not goes_to(mixed(request), shadow.share)
         ):
             shadow = None
         recorder = self._recorder
@@ -363,11 +363,3 @@ def _selected(rows: pa.RecordBatch, signature: Signature) -> pa.RecordBatch:
     if double := [name for name in chosen if rows.schema.get_field_index(name) < 0]:
         raise RequestError(f"column {double[0]!r} is in the request more than once")
     return rows.select(chosen)
-
-
-def _mixed(number: int) -> int:
-    """Return a number of 64 bits that looks drawn, another one for each (the finalizer of SplitMix64)."""
-    number = (number + 0x9E3779B97F4A7C15) & _MASK
-    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
-    return number ^ (number >> 31)
