@@ -14,6 +14,7 @@ import pytest
 from onstream import Json, Kafka, Log
 from onstream.errors import JobError, StreamError
 from onstream.serving.replica import Replica
+from onstream.serving.scoring.kafka_work import KafkaWork
 from onstream.serving.scoring.places import open_work
 from onstream.serving.scoring.scorer import Scorer
 from tests.serving import clicks
@@ -136,6 +137,28 @@ def test_a_writer_that_the_broker_has_ended_is_made_anew(broker, monkeypatch):
         assert work.write(piece, [result], threading.Event())
     assert broker.committed("fenced", "asked-fenced", 1) == [1]
     assert len(results(broker, "scores-fenced")) == 1
+
+
+def test_who_lost_a_partition_writes_nothing_into_the_topic_though_it_is_of_the_group(broker):
+    asked, scores = broker.create("asked-by-some", 2), broker.create("scores-by-some")
+    for partition in range(2):
+        broker.send(asked, requests(0, 1), partition=partition)
+
+    def work():
+        fast = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "100"}
+        options = {"format": Json(), "start": "earliest", "patience_s": 1.0, "config": fast}
+        return KafkaWork(Kafka(asked, servers=broker.servers, group="some", **options), scores)
+
+    with work() as first:
+        pieces = [first.take(10, threading.Event()) for _ in range(2)]
+        with work():
+            while len(first.source.expected_partitions()) != 1:
+                threading.Event().wait(0.01)
+            [kept] = first.source.expected_partitions()
+            for piece in pieces:
+                own = piece.chunks[0].partition == kept
+                assert first.write(piece, [clicks.rows(1)], threading.Event()) is own
+    assert len(results(broker, scores)) == 1
 
 
 class Stranger(confluent_kafka.Producer):

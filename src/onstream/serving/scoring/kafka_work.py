@@ -66,12 +66,16 @@ class KafkaWork(KafkaRequests):
             If the results are not written, or the group cannot be heard any more.
         """
         keys, values = _messages(results, self._key)
+        partition = piece.chunks[0].partition
         while True:
             member = self.source.member
+            # The broker asks whether the member is of the group, and not whether the partition is the member's.
+            if partition not in self.source.expected_partitions():
+                return False
             try:
                 self._writer.write(values, keys, positions=piece.proof, member=member)
             except GroupChangedError:
-                if not self._is_ours_still(piece.chunks[0].partition, member, stop):
+                if not self._settled(partition, member, stop):
                     return False
             except FencedError:
                 if stop.is_set():
@@ -82,14 +86,14 @@ class KafkaWork(KafkaRequests):
                 self.finish(piece.proof)
                 return True
 
-    def _is_ours_still(self, partition: str, member: object | None, stop: threading.Event) -> bool:
-        """Wait until the group has settled: it gives a newer membership than `member`, or takes the partition away."""
+    def _settled(self, partition: str, member: object | None, stop: threading.Event) -> bool:
+        """Wait until the group gives a newer membership or takes the partition away; False if `stop` came first."""
         while self.source.member is member and partition in self.source.expected_partitions():
             if (failure := self.source.failure) is not None:
                 raise failure
             if stop.wait(_TAKE_S):
                 return False
-        return partition in self.source.expected_partitions()
+        return True
 
     def _new_writer(self, source: Kafka) -> KafkaWriter:
         return KafkaWriter(
