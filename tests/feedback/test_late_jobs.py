@@ -110,6 +110,14 @@ def test_a_policy_named_once_reaches_learner_and_meter(shop, tmp_path, policy):
     assert truth == pytest.approx(np.mean(chances), abs=0.02)
 
 
+def test_rows_that_are_predicted_only_are_no_examples(shop, tmp_path):
+    summary = job(joined(shop, Wait(measured=1)), tmp_path).train()
+    assert summary.learned == summary.progress.examples == ROWS
+    [*_, newest] = CheckpointLog(LocalStore(tmp_path)).versions()
+    facts = CheckpointLog(LocalStore(tmp_path)).read(newest).facts
+    assert (facts["examples"], facts["asked"]) == (ROWS, ROWS)
+
+
 @pytest.mark.parametrize("policy", ["wait", "fake_negative_calibrated", "elapsed_time_sampling"])
 def test_sampled_negatives_change_neither_predictions_nor_metrics(shop, tmp_path, policy):
     sampled = job(Sample(joined(shop, measured(policy)), "bought", negatives=0.3), tmp_path)
@@ -146,7 +154,9 @@ def test_a_job_goes_on_to_the_bit_with_predictions_that_wait(shop, tmp_path):
     stopped = job(joined(shop, policy), parts)
     learner = StopsAfter(Weights, optimizer="sgd", lr=0.02, servable=False)
     learner.left, learner.stop = 150, stop
-    assert replace(stopped, learner=learner).train(stop=stop).learned == 150 * 32
+    summary = replace(stopped, learner=learner).train(stop=stop)
+    # Some of the rows were predicted only.
+    assert summary.stopped and 0 < summary.learned < 150 * 32
     job(joined(shop, policy), parts).train()
     expected, found = (_states(tmp_path / "whole"), _states(parts))
     for name in expected:

@@ -205,3 +205,12 @@ class Batch:
     again: bool = False
     source: Capture | None = None
     plans: dict[str, Plan] = field(default_factory=dict)
+
+    @property
+    def num_asked(self) -> int:
+        """Rows that are there to be predicted only: of no label do they tell anything."""
+        if not self.emissions or set(self.labels) - set(self.emissions):
+            return 0
+        phases = np.stack([emission.phase for emission in self.emissions.values()])
+        asks = np.isin(phases, (Phase.ABSENT, Phase.ASKED)).all(axis=0) & (phases == Phase.ASKED).any(axis=0)
+        return int(np.count_nonzero(asks))

@@ -264,7 +264,10 @@ class Trainer:
             # What is wrong with these rows was told when they came first.
             counts.repeated += batch.num_rows
             batch = replace(batch, rejects=())
-        counts.examples += 0 if batch.again else batch.num_rows
+        else:
+            asked = batch.num_asked
+            counts.asked += asked
+            counts.examples += batch.num_rows - asked
         counts.rejected += len(batch.rejects)
         if isinstance(self.stream, Answering):
             labels = self.features.layout.labels

@@ -33,6 +33,9 @@ class Counts:
     Attributes
     ----------
     examples : int
+        Those that were learned from, once each.
+    asked : int
+        Rows that were predicted only, when their impression came.
     repeated : int
         Examples that came again, in further passes.
     batches, rejected, dropped : int
@@ -41,6 +44,7 @@ class Counts:
     """
 
     examples: int = 0
+    asked: int = 0
     repeated: int = 0
     batches: int = 0
     rejected: int = 0
