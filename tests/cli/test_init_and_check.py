@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ def measured(out, metric):
     return [float(value) for value in found]
 
 
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
 IMAGES = ("lenet", "vgg")
 CASES = [(name, None) for name in TEMPLATES] + [("deepfm", suffix) for suffix in ("csv", "parquet", "jsonl")]
 
@@ -64,6 +67,15 @@ def test_a_new_job_file_is_short_and_learns(onstream, sources, template, suffix)
     assert len(reached) == (2 if template == "mmoe" and not suffix else 1)
     assert min(reached) > least
     assert Path("models/new/manifests").is_dir()
+
+
+def test_the_readme_shows_the_file_that_its_command_writes(onstream):
+    commands, job = re.findall(
+        r"```(?:sh|python)\n(.*?)```", README.split("## Your own model")[1], re.DOTALL
+    )[:2]
+    [init] = [line for line in commands.splitlines() if line.startswith("onstream init")]
+    onstream.fine(*shlex.split(init, comments=True)[1:])
+    assert Path("ctr.py").read_text() == job
 
 
 def test_a_template_takes_its_features_from_a_source(onstream, sources, tmp_path):

@@ -24,7 +24,7 @@ def run(folder, *command):
 
 def test_the_learner_of_the_page_keeps_the_laws(tmp_path):
     (tmp_path / "test_page.py").write_text("\n\n".join(blocks("learners.md", "python")))
-    out = run(tmp_path, "-m", "pytest", "-s", "test_page.py")
+    out = run(tmp_path, "-m", "pytest", "-s", "-W", "error", "test_page.py")
     assert "20 passed" not in out
     assert "18 passed, 2 skipped" in out
     assert "learning_teaches holds" in out

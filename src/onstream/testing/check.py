@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,8 +28,8 @@ class Verdict:
     skipped: str | None = None
 
 
-def learner_laws(make: Make, promises: Promises = Promises()) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the name of every law and what examines the learner by it, such as for `pytest.mark.parametrize`.
+def learner_laws(make: Make, promises: Promises = Promises()) -> list[tuple[str, Callable[[], None]]]:
+    """Return the name of every law and what examines the learner by it, such as for `pytest.mark.parametrize`.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ def learner_laws(make: Make, promises: Promises = Promises()) -> Iterator[tuple[
     promises : Promises
         What the learner can do.
 
-    Yields
-    ------
-    (str, callable)
+    Returns
+    -------
+    list of (str, callable)
         The callable takes nothing. It raises `LawError` if the law is broken, and `unittest.SkipTest`, which
         pytest too knows, if it says nothing of this learner.
 
@@ -62,7 +62,7 @@ def learner_laws(make: Make, promises: Promises = Promises()) -> Iterator[tuple[
     if unknown := sorted(set(promises.waived) - set(names)):
         raise ValueError(f"there are no laws {unknown} to waive; the laws: {', '.join(names)}")
     subject = Subject(make, promises)
-    return iter([(law.__name__, partial(_examine, law, subject)) for law in LAWS])
+    return [(law.__name__, partial(_examine, law, subject)) for law in LAWS]
 
 
 def check_learner(make: Make, promises: Promises = Promises()) -> list[Verdict]:
