@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
-from onstream.contracts import Chunk, Positions, Stream
+from onstream.contracts import Chunk, Holding, Positions, Stream, expected_partitions
 from onstream.streams.ahead import Ahead, End
 
 __all__ = ["Inputs"]
@@ -55,9 +55,9 @@ class Inputs:
     def hold(self, index: int, partitions: Collection[str]) -> None:
         """Ask an input, if it can, to give nothing of these partitions until asked otherwise."""
         held = frozenset(partitions)
-        hold = getattr(self._streams[index], "hold", None)
-        if hold is not None and held != self.held(index):
-            hold(held)
+        stream = self._streams[index]
+        if isinstance(stream, Holding) and held != self.held(index):
+            stream.hold(held)
             self._held[index] = held
 
     def held(self, index: int) -> frozenset[str]:
@@ -66,8 +66,7 @@ class Inputs:
 
     def expected(self, index: int) -> Collection[str]:
         """Return the partitions that an input will give, as far as it knows them before."""
-        found: Collection[str] = getattr(self._streams[index], "expected_partitions", tuple)()
-        return found
+        return expected_partitions(self._streams[index])
 
     def __enter__(self) -> Self:
         """Return itself."""

@@ -13,7 +13,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from onstream.contracts import Chunk, Keeping, Positions, Reject, State, Stream
+from onstream.contracts import (
+    Chunk,
+    Keeping,
+    Positions,
+    Reject,
+    State,
+    Stream,
+    is_shared,
+    peeked,
+    placed,
+    selected,
+    take_notes,
+    takes_turns,
+)
 from onstream.errors import CheckpointError, JobError
 from onstream.feedback import Policy, elapsed_column, phase_column, seconds, time_column
 from onstream.streams.ahead import END
@@ -151,7 +164,7 @@ class Join:
         for name, duration in (durations if future is None else {**durations, "future": future}).items():
             _check_duration(name, duration)
         for name, stream in ((_IMPRESSIONS, impressions), *((f.label, f.stream) for f in self.feedback)):
-            if getattr(stream, "shared", False):
+            if is_shared(stream):
                 raise JobError(
                     f"{name}: of topics that the group {getattr(stream, 'group', '')!r} shares, an impression and its "
                     f"feedback may come to different processes; say partitions='all', or leave out group="
@@ -191,9 +204,7 @@ class Join:
     def notes(self) -> list[str]:
         """What people should know of its inputs; taken away when told."""
         for stream in self._inputs:
-            inner = getattr(stream, "notes", None)
-            while inner:
-                self._notes.append(inner.pop(0))
+            self._notes.extend(take_notes(stream))
         return self._notes
 
     def replace(self, **changes: Any) -> Join:
@@ -202,12 +213,12 @@ class Join:
 
     def peek(self) -> Join:
         """Return the same join for a look at its beginning, of which nobody hears."""
-        parts = [_named(stream, "peek") for stream in self._inputs]
+        parts = [peeked(stream) for stream in self._inputs]
         return self._with(parts[0], parts[1:])
 
     def placed(self, folder: Path) -> Join:
         """Return the same join with a folder to work in, unless it was given one; so are its inputs."""
-        parts = [_named(stream, "placed", folder / f"input-{i}") for i, stream in enumerate(self._inputs)]
+        parts = [placed(stream, folder / f"input-{i}") for i, stream in enumerate(self._inputs)]
         made = self._with(parts[0], parts[1:])
         made._folder = self._folder or Path(folder)
         return made
@@ -217,8 +228,8 @@ class Join:
         added = {name for label in self._plan.labels for name in label_names(label)}
         shown = list(dict.fromkeys(n for n in (*names, self.key, self.time) if n not in added))
         return self._with(
-            _named(self.impressions, "select", shown),
-            [_named(f.stream, "select", self._needed(f)) for f in self.feedback],
+            selected(self.impressions, shown),
+            [selected(f.stream, self._needed(f)) for f in self.feedback],
         )
 
     def kept(self, positions: Positions) -> None:
@@ -361,7 +372,7 @@ class Join:
             idle_s=seconds(self.idle),
             future=None if self.future is None else microseconds(seconds(self.future)),
         )
-        inputs = [InputTime(s.live, getattr(s, "in_turn", False), now) for s in self._inputs]
+        inputs = [InputTime(s.live, takes_turns(s), now) for s in self._inputs]
         memory = Memory(self._memory_bytes, self._folder or Path(tempfile.gettempdir()))
         return Joining(rules, inputs, memory, self.clock)
 
@@ -411,12 +422,6 @@ def _distinct(names: list[str]) -> None:
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
         raise JobError(f"the column {twice[0]!r} of the join would be there twice; give a label another name")
-
-
-def _named(stream: Stream, verb: str, *given: object) -> Stream:
-    """Return what a stream makes of itself, where it knows the verb."""
-    make = getattr(stream, verb, None)
-    return stream if make is None else make(*given)
 
 
 def _empty(joining: Joining, rejects: Sequence[Reject] = ()) -> Chunk:
