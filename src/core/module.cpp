@@ -330,6 +330,16 @@ NB_MODULE(core, m) {
                 table.push(keys.data(), keys.shape(0), grads.data());
             },
             "keys"_a, "grads"_a)
+        .def(
+            "begin_states",
+            [](const Table& table, In2<float> weights) {
+                const size_t n = weights.shape(0);
+                check_rows("weights", n, weights.shape(1), n, table.dim());
+                auto states = make<float>({n, table.state_width()});
+                table.begin_states(n, weights.data(), states.data());
+                return states;
+            },
+            "weights"_a)
         .def("cut", &cut, "candidates"_a, "all"_a)
         .def("evict", &Table::evict, "now"_a, "max_rows"_a, nb::call_guard<nb::gil_scoped_release>())
         .def("load", &load, "candidates"_a, "keys"_a, "seen"_a, "count"_a, "weights"_a, "state"_a,

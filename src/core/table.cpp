@@ -485,6 +485,14 @@ void Table::load(bool candidates, size_t n, const uint64_t* keys, const uint32_t
     }
 }
 
+void Table::begin_states(size_t n, const float* weights, float* states) const {
+    for (size_t i = 0; i < n; ++i) {
+        for (const Slice& slice : config_.slices) {
+            begin_state(slice, weights + i * config_.dim, states + i * state_width_);
+        }
+    }
+}
+
 uint64_t Table::remove(bool candidates, const uint64_t* keys, size_t n) {
     std::lock_guard guard(mutex_);
     pulled_ = 0;

@@ -74,6 +74,8 @@ class Table {
     // often.
     void load(bool candidates, size_t n, const uint64_t* keys, const uint32_t* seen, const uint32_t* count,
               const float* weights, const float* state, bool touched, bool newer_only);
+    // What the optimizers remember of rows that begin with these weights: (n, dim) to (n, state_width).
+    void begin_states(size_t n, const float* weights, float* states) const;
     uint64_t remove(bool candidates, const uint64_t* keys, size_t n);
 
     std::vector<uint8_t>& sketch() { return sketch_; }
@@ -88,7 +90,6 @@ class Table {
     void look_up(const Plan& plan, uint32_t p, uint32_t now, bool learn);
     template <typename Width>
     uint32_t settle(const Plan& plan, uint32_t p, uint32_t place, uint32_t now, bool learn, Width dim);
-    void apply_sums(const Plan& plan, uint32_t p);
     void plan_own(const uint64_t* keys, size_t n);
     void pull_planned(const Plan& plan, float* out, uint32_t now);
     void push_planned(const Plan& plan, const float* grads);

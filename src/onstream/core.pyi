@@ -241,6 +241,9 @@ class Table:
         touched: bool,
         newer_only: bool,
     ) -> None: ...
+    def begin_states(self, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return what the optimizers remember of rows that begin with these weights: (n, dim) to (n, width)."""
+
     def remove(self, candidates: bool, keys: npt.NDArray[np.uint64]) -> int: ...
     def admission_state(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
         """Return the cells of the count-min sketch, and counters of draws."""

@@ -34,7 +34,6 @@ from onstream import (
 from onstream.checkpoints import CheckpointLog, LocalStore
 from onstream.errors import JobError
 from onstream.tables import Table
-from onstream.tables.begin import begin_state
 from tests.jobs.watch import EVERY_BATCH_S, Watch, run
 
 USERS, ITEMS, DIM = 300, 40, 4
@@ -349,8 +348,13 @@ def test_rows_may_lie_in_several_files_of_a_directory_and_for_the_feature_that_s
         Slices((1, FTRL(l1=0.1)), (2, Adam()), (3, Adagrad(initial_accumulator=1.0))),
     ],
 )
-def test_rows_begin_with_the_optimizer_state_of_rows_that_the_core_draws(optimizer):
-    table = Table(6, optimizer=optimizer, initial=Normal(std=1.0))
-    table.pull(np.arange(1, 50, dtype=np.uint64))
-    drawn = table.rows()
-    np.testing.assert_allclose(begin_state(optimizer, drawn.weights), drawn.state, rtol=1e-6)
+def test_rows_that_are_put_in_begin_as_rows_that_are_drawn(optimizer):
+    drawn = Table(6, optimizer=optimizer, initial=Normal(std=1.0))
+    drawn.pull(np.arange(1, 50, dtype=np.uint64), now=7)
+    expected = drawn.rows()
+    given = Table(6, optimizer=optimizer)
+    given.put(expected.keys, expected.weights, seen=7, count=1)
+    found = given.rows()
+    for name in ("keys", "seen", "count", "weights", "state"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert len(given.cut().keys) == len(expected.keys)

@@ -14,8 +14,7 @@ import numpy as np
 from onstream.contracts import Delta, Keys, Rows, State, TableSpec
 from onstream.core import Plan
 from onstream.errors import CheckpointError
-from onstream.tables.begin import begin_state
-from onstream.tables.optimizers import Adagrad, RowOptimizer
+from onstream.tables.optimizers import Adagrad
 from onstream.tables.policies import Expire, SeenTimes, Uniform
 from onstream.tables.table import Table
 
@@ -193,22 +192,9 @@ class TableGroup:
         -----
         They are as if admitted and never moved: the state of the optimizer is that of rows which begin so.
         """
-        policy = self._specs[name].policy
-        optimizer = policy.get("optimizer")
-        admission = policy.get("admission")
+        admission = self._specs[name].policy.get("admission")
         times = admission.times if isinstance(admission, SeenTimes) else 1
-        none = np.zeros(0, np.int64)
-        delta = Delta(
-            keys=keys,
-            seen=np.full(len(keys), now, np.uint32),
-            count=np.full(len(keys), times, np.uint32),
-            weights=weights,
-            state=begin_state(optimizer if isinstance(optimizer, RowOptimizer) else Adagrad(), weights),
-            deleted=np.zeros(0, np.uint64),
-            bounds=none,
-            deleted_bounds=none,
-        )
-        self._tables[name].load(delta, touched=True)
+        self._tables[name].put(keys, weights, seen=now, count=times)
 
     def clear(self, name: str) -> None:
         """Begin a table anew, without rows."""

@@ -198,6 +198,27 @@ class Table:
         """
         self._load(delta, touched, newer_only, candidates=False)
 
+    def put(self, keys: Keys, weights: Rows, *, seen: int, count: int) -> None:
+        """Put in rows that were learned elsewhere; they belong to the next cut.
+
+        Parameters
+        ----------
+        keys : ndarray of uint64, shape (n,)
+            Each once.
+        weights : ndarray of float32, shape (n, dim)
+        seen : int
+            Event time of their last sight, in seconds since 1970.
+        count : int
+            Sights so far.
+
+        Notes
+        -----
+        The state of the optimizer is that of rows which begin so and were never moved.
+        """
+        count_array, seen_array = (np.full(len(keys), value, np.uint32) for value in (count, seen))
+        states = self._core.begin_states(weights)
+        self._core.load(False, keys, seen_array, count_array, weights, states, touched=True, newer_only=False)
+
     def load_candidates(self, delta: Delta, *, touched: bool = False, newer_only: bool = False) -> None:
         """Put in ids that wait for admission, as `cut_candidates` gave them."""
         self._load(delta, touched, newer_only, candidates=True)
