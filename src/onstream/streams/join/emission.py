@@ -12,8 +12,8 @@ import pyarrow as pa
 from onstream.contracts import Array, Phase
 from onstream.feedback import elapsed_column, phase_column, time_column
 from onstream.streams.join.plan import LabelPlan, Stage
-from onstream.streams.join.times import Times, microseconds
-from onstream.streams.join.waiting import FLOOR, PARTITION, POSITION, Waiting
+from onstream.streams.join.times import US_PER_S, Times, microseconds
+from onstream.streams.join.waiting import FLOOR, IMPRESSION_PARTITION, POSITION, Waiting
 
 __all__ = ["Events", "due_until", "label_names", "rows_of"]
 
@@ -21,8 +21,6 @@ Numbers = npt.NDArray[np.int64]
 
 # Looking for what is due stops at about this many impressions: there may be millions at the end of a stream.
 _MOST_EVENTS = 1 << 20
-
-_US = 1e6
 
 
 class Events(NamedTuple):
@@ -89,7 +87,7 @@ def rows_of(waiting: Waiting, events: Events) -> list[pa.RecordBatch]:
     chosen = np.flatnonzero(said)
     chosen = chosen[np.argsort(events.numbers[chosen], kind="stable")]
     pieces = list(waiting.impression_pieces.take(events.numbers[chosen]))
-    partitions = np.concatenate([np.asarray(batch.column(PARTITION)) for batch, _ in pieces])
+    partitions = np.concatenate([np.asarray(batch.column(IMPRESSION_PARTITION)) for batch, _ in pieces])
     positions = np.concatenate([np.asarray(batch.column(POSITION)) for batch, _ in pieces])
     # By name: the order in which partitions came must not decide.
     ranks = np.argsort(np.argsort(np.array(waiting.partitions)))
@@ -100,7 +98,7 @@ def rows_of(waiting: Waiting, events: Events) -> list[pa.RecordBatch]:
         columns = {
             name: column
             for name, column in zip(batch.schema.names, batch.columns, strict=True)
-            if name not in (PARTITION, POSITION, FLOOR)
+            if name not in (IMPRESSION_PARTITION, POSITION, FLOOR)
         }
         for label in labels:
             columns |= label.columns(rows)
@@ -205,10 +203,17 @@ class _LabelColumns:
         self._values = np.zeros(count, np.float64 if self._plan.valued else np.int8)
         self._phase = np.zeros(count, np.int8)
         self._elapsed = np.zeros(count, np.float32)
+        say = {
+            "asked": self._say_asked,
+            "first": self._say_first,
+            "final": self._say_final,
+            "settled": self._say_settled,
+            "unanswered": self._say_unanswered,
+        }
         for kind, stage in enumerate(waiting.plan.stages):
             for about, saying in stage.says:
                 if about == label and len(rows := np.flatnonzero(events.kinds == kind)):
-                    getattr(self, f"_say_{saying}")(rows, events.numbers[rows])
+                    say[saying](rows, events.numbers[rows])
         if len(rows := np.flatnonzero(events.kinds == len(waiting.plan.stages) + label)):
             self._say_told(rows, events.numbers[rows])
 
@@ -217,7 +222,7 @@ class _LabelColumns:
         plan, none = self._plan, ~self.concerned[rows]
         columns = {plan.name: pa.array(self._values[rows], mask=~self._known[rows])}
         if plan.policy.columns:
-            begun = self._waiting.impressions.take("time", self._events.numbers[rows]) / _US
+            begun = self._waiting.impressions.take("time", self._events.numbers[rows]) / US_PER_S
             columns[phase_column(plan.name)] = pa.array(self._phase[rows], mask=none)
             columns[elapsed_column(plan.name)] = pa.array(self._elapsed[rows], mask=none)
             columns[time_column(plan.name)] = pa.array(begun, mask=none)
@@ -235,7 +240,7 @@ class _LabelColumns:
     def _say_final(self, rows: Numbers, numbers: Numbers) -> None:
         delays = self._delays(numbers)
         there = np.isfinite(delays)
-        elapsed = np.where(there, delays, self._plan.window / _US)
+        elapsed = np.where(there, delays, self._plan.window / US_PER_S)
         if not self._plan.valued:
             self._say(rows, there, Phase.FINAL, elapsed)
             return
@@ -246,11 +251,11 @@ class _LabelColumns:
 
     def _say_settled(self, rows: Numbers, numbers: Numbers) -> None:
         rows = rows[self._take("due", numbers) > self._events.due[rows]]
-        self._say(rows, np.zeros(len(rows), bool), Phase.CORRECTION, self._plan.window / _US)
+        self._say(rows, np.zeros(len(rows), bool), Phase.CORRECTION, self._plan.window / US_PER_S)
 
     def _say_unanswered(self, rows: Numbers, numbers: Numbers) -> None:
         rows = rows[self._take("due", numbers) > self._events.due[rows]]
-        self._say(rows, self._plan.default or 0.0, Phase.FINAL, self._plan.window / _US)
+        self._say(rows, self._plan.default or 0.0, Phase.FINAL, self._plan.window / US_PER_S)
         self._known[rows] = self._plan.default is not None
 
     def _say_told(self, rows: Numbers, numbers: Numbers) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 
 from onstream.contracts import State
 from onstream.streams.join.delays import Delays
+from onstream.streams.join.times import US_PER_S
 
 __all__ = ["Counts", "Figures", "Standing"]
 
 _QUANTILES = (0.5, 0.9, 0.99)
-_US = 1e6
 
 
 @dataclass
@@ -135,9 +135,9 @@ class Standing:
             "join/rejected_rows": figures.rejected,
         }
         if self.watermark is not None and self.newest is not None:
-            numbers["join/watermark"] = self.watermark / _US
-            numbers["join/watermark_lag_s"] = (self.newest - self.watermark) / _US
-            numbers["join/watermark_age_s"] = now_s - self.watermark / _US
+            numbers["join/watermark"] = self.watermark / US_PER_S
+            numbers["join/watermark_lag_s"] = (self.newest - self.watermark) / US_PER_S
+            numbers["join/watermark_age_s"] = now_s - self.watermark / US_PER_S
         for name, counts, delays in zip(figures.labels, figures.feedback, figures.delays, strict=True):
             numbers |= {f"join/{name}/{key}": value for key, value in _label_numbers(counts, delays).items()}
             if figures.closed:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from onstream.errors import ColumnError
 from onstream.streams.misfits import failing
 
-__all__ = ["FOREVER", "NEVER", "Times", "Unit", "microseconds", "read_times"]
+__all__ = ["FOREVER", "NEVER", "US_PER_S", "Times", "Unit", "microseconds", "read_times"]
 
 Times: TypeAlias = npt.NDArray[np.int64]
 Unit: TypeAlias = Literal["s", "ms", "us", "ns"]
@@ -30,12 +30,12 @@ _MOST_S = 1e12
 _ZONE = r"([Zz]|[+-][0-9]{2}:?[0-9]{2})$"
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_US = 10**6
+US_PER_S = 10**6
 
 
 def microseconds(seconds: float) -> int:
     """Return a duration in whole microseconds."""
-    return round(seconds * _US)
+    return round(seconds * US_PER_S)
 
 
 def read_times(column: pa.Array, unit: Unit = "s") -> tuple[Times, npt.NDArray[np.bool_] | None]:
@@ -75,13 +75,13 @@ def read_times(column: pa.Array, unit: Unit = "s") -> tuple[Times, npt.NDArray[n
     if pa.types.is_floating(kind):
         seconds = np.asarray(column.cast(pa.float64()).fill_null(np.nan)) / _PER_SECOND[unit]
         bad = ~(np.abs(seconds) <= _MOST_S)
-        times = np.round(np.where(bad, 0.0, seconds) * _US).astype(np.int64)
+        times = np.round(np.where(bad, 0.0, seconds) * US_PER_S).astype(np.int64)
     else:
         numbers = _int64(column)
         bad = np.abs(numbers.astype(np.float64)) > _MOST_S * _PER_SECOND[unit]
         per = _PER_SECOND[unit]
         numbers = np.where(bad, 0, numbers)
-        times = numbers * (_US // per) if per <= _US else numbers // (per // _US)
+        times = numbers * (US_PER_S // per) if per <= US_PER_S else numbers // (per // US_PER_S)
         if missing:
             bad |= np.asarray(column.is_null())
     return times, bad if bad.any() else None

@@ -12,14 +12,14 @@ from onstream.streams.join.keys import JoinKeys, first_of_each
 from onstream.streams.join.pieces import Memory, Pieces
 from onstream.streams.join.plan import Plan
 from onstream.streams.join.rows import Column, Rows
-from onstream.streams.join.times import FOREVER, NEVER, Times
+from onstream.streams.join.times import FOREVER, NEVER, US_PER_S, Times
 
-__all__ = ["FLOOR", "PARTITION", "POSITION", "Waiting"]
+__all__ = ["FLOOR", "IMPRESSION_PARTITION", "POSITION", "Waiting"]
 
 Numbers = npt.NDArray[np.int64]
 
 # Columns that are kept with an impression: where it stood in its stream, and the watermark when it came.
-PARTITION = "onstream.partition"
+IMPRESSION_PARTITION = "onstream.partition"
 POSITION = "onstream.position"
 FLOOR = "onstream.floor"
 
@@ -34,8 +34,6 @@ _FEEDBACK = pa.schema(
         ("floor", pa.int64()),
     ]
 )
-
-_US = 1e6
 
 
 class Waiting:
@@ -134,7 +132,7 @@ class Waiting:
         if not len(times):
             return
         floors = np.full(len(times), self.watermark + 1, np.int64)
-        places = {PARTITION: np.full(len(times), partition, np.int32), POSITION: positions}
+        places = {IMPRESSION_PARTITION: np.full(len(times), partition, np.int32), POSITION: positions}
         if self.plan.early:
             places[FLOOR] = floors
         self.impression_pieces.append(
@@ -292,7 +290,7 @@ class Waiting:
             columns = generation.columns
             shortest = columns[f"delay{label}"]
             uncovered = np.unique(rows[np.isinf(shortest[rows])])
-            np.minimum.at(shortest, rows, (delays[at] / _US).astype(np.float32))
+            np.minimum.at(shortest, rows, (delays[at] / US_PER_S).astype(np.float32))
             counts.repeated += len(rows) - len(uncovered)
             self.figures.delays[label].add(shortest[uncovered].astype(np.float64))
             if values is not None:
