@@ -29,18 +29,19 @@ def test_the_commands_and_the_code_of_the_page_run(onstream, tmp_path, monkeypat
     policy, *programs = blocks("python")
     assert policy.startswith("# cartpole.py\n")
     Path("cartpole.py").write_text(policy)
-    Path("clicks.csv").write_text("price,click\n1,0\n2,1\n")
     for program in programs:
         exec(compile(program, "docs/evolution.md", "exec"), {"__name__": "page"})
+    Path("job.py").write_text(programs[-1])
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("onstream")]
-    assert len(commands) == 8
+    assert len(commands) == 9
     for command in commands:
         name, *arguments = shlex.split(command)
         assert name == "onstream"
         if arguments[:2] == ["es", "run"]:
             # How four samplers solve CartPole is a long test.
             arguments += ["--updates", "1", "--samplers", "1"]
-        onstream.fine(*arguments)
+        out = onstream.fine(*arguments)
+    assert float(re.search(r"accuracy ([\d.]+)", out)[1]) > 0.6
     assert CheckpointLog(LocalStore("models/cartpole")).versions() == [1, 2, 3]
     assert CheckpointLog(LocalStore("models/cartpole-job")).versions() == [1, 2]
 

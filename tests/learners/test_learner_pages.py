@@ -1,6 +1,5 @@
 """The pages on learners: every block of Python runs, and every command."""
 
-import json
 import re
 import shlex
 import subprocess
@@ -33,18 +32,15 @@ def test_the_learner_of_the_page_keeps_the_laws(tmp_path):
 
 @pytest.mark.long
 def test_the_commands_and_the_model_of_the_page_on_keras_run(tmp_path):
-    install, commands = blocks("keras.md", "sh")
+    install, commands, train = blocks("keras.md", "sh")
     assert install.startswith("pip install")
     for line in commands.splitlines():
         name, *arguments = shlex.split(line)
         assert name == "onstream"
         out = run(tmp_path, "-m", "onstream", *arguments)
     assert "auc 0." in out
-    (text,) = blocks("keras.md", "python")
+    views, text = blocks("keras.md", "python")
+    run(tmp_path, "-c", views)
     (tmp_path / "taste.py").write_text(text)
-    rows = [
-        {"item": i % 7, "history": list(range(i % 5)), "price": i, "click": int(i % 7 > 3)}
-        for i in range(300)
-    ]
-    (tmp_path / "views.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "300 examples learned" in run(tmp_path, "-m", "onstream", "train", "taste.py")
+    assert train == "onstream train taste.py\n"
+    assert "10,000 examples learned" in run(tmp_path, "-m", "onstream", "train", "taste.py")
