@@ -25,6 +25,9 @@ class Still:
     def time(self) -> float:
         return self.now
 
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
     def wait(self, seconds: float, stop: threading.Event) -> None:
         self.now += seconds
 

@@ -6,7 +6,8 @@ import copy
 import os
 import tempfile
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -277,7 +278,7 @@ class Join:
                 f"a join goes on from row {position} only with what it remembered; the checkpoint has nothing of it"
             )
         self._reading = joining
-        return self._read(joining, max_rows, stop)
+        return self._given(joining, self._read(joining, max_rows, stop))
 
     def behind(self, positions: Positions) -> tuple[int, str] | None:
         """Return how much of the impressions is not read yet; None if that is unknown."""
@@ -295,7 +296,16 @@ class Join:
                 made = made.append(pa.field(time_column(label.name), pa.float64()))
         return made
 
-    def _read(self, joining: Joining, max_rows: int, stop: threading.Event) -> Iterator[Chunk]:
+    def _given(self, joining: Joining, chunks: Generator[Chunk, None, None]) -> Iterator[Chunk]:
+        """Give chunks; the time that whoever takes them takes is no silence of the inputs."""
+        with closing(chunks):
+            for chunk in chunks:
+                given = self.clock.time()
+                yield chunk
+                for each in joining.inputs:
+                    each.excuse_for(self.clock.time() - given)
+
+    def _read(self, joining: Joining, max_rows: int, stop: threading.Event) -> Generator[Chunk, None, None]:
         yield from joining.resume(max_rows)
         drift, idle_s = microseconds(seconds(self.drift)), seconds(self.idle)
         unsaid = 0

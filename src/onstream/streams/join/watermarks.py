@@ -61,6 +61,11 @@ class InputTime:
         """Begin to count the silence of some partitions anew: they were held."""
         self.heard |= dict.fromkeys(partitions, now)
 
+    def excuse_for(self, seconds: float) -> None:
+        """Take some time off all silence: nobody listened meanwhile."""
+        self.since += seconds
+        self.heard = {name: heard + seconds for name, heard in self.heard.items()}
+
     def level(self, now: float, idle_s: float) -> int | None:
         """Return the event time that all its partitions have come to; None if it holds nothing back."""
         if self.ended:
