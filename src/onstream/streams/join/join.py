@@ -302,8 +302,9 @@ class Join:
             for chunk in chunks:
                 given = self.clock.time()
                 yield chunk
+                taken_s = self.clock.time() - given
                 for each in joining.inputs:
-                    each.excuse_for(self.clock.time() - given)
+                    each.excuse_for(taken_s)
 
     def _read(self, joining: Joining, max_rows: int, stop: threading.Event) -> Generator[Chunk, None, None]:
         yield from joining.resume(max_rows)
