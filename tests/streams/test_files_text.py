@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamed import positions_of, read, rejects_of, rows_of
 
-import onstream.streams.text as text_module
+import onstream.streams.parsing.text as text_module
 from onstream.errors import JobError, StreamError
 from onstream.streams import Files
 from onstream.streams.chunks import PAST_END

@@ -23,8 +23,8 @@ from onstream.streams.formats.format import (
     shortened,
 )
 from onstream.streams.formats.inference import Inference
-from onstream.streams.misfits import misfit
-from onstream.streams.schemas import SchemaLike, as_schema
+from onstream.streams.parsing.misfits import misfit
+from onstream.streams.parsing.schemas import SchemaLike, as_schema
 
 __all__ = ["ArrowIpc"]
 

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from onstream.core import decode_avro
 from onstream.errors import JobError
-from onstream.streams.core_columns import to_array
 from onstream.streams.formats.avro_schema import AvroRecord, SchemaText, parse_schema
 from onstream.streams.formats.decimals import to_decimals
 from onstream.streams.formats.described import Described
@@ -30,8 +29,9 @@ from onstream.streams.formats.format import (
 from onstream.streams.formats.inference import Inference
 from onstream.streams.formats.merge import merged
 from onstream.streams.formats.registry import Registry, RegistryLike, open_registry, unframed
-from onstream.streams.json_objects import MAX_DEPTH
-from onstream.streams.misfits import failing, misfit
+from onstream.streams.parsing.core_columns import to_array
+from onstream.streams.parsing.json_objects import MAX_DEPTH
+from onstream.streams.parsing.misfits import failing, misfit
 
 __all__ = ["Avro"]
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from onstream.errors import JobError
 from onstream.streams.chunks import no_rows
-from onstream.streams.delimited import DelimitedParser, Dialect, infer_types, split_header
 from onstream.streams.formats.described import Described
 from onstream.streams.formats.format import (
     MAX_MESSAGE_BYTES,
@@ -26,7 +25,8 @@ from onstream.streams.formats.format import (
 from onstream.streams.formats.inference import Inference
 from onstream.streams.formats.lines import parse_lines, split_lines
 from onstream.streams.formats.merge import merged, with_columns
-from onstream.streams.schemas import SchemaLike, as_schema
+from onstream.streams.parsing.delimited import DelimitedParser, Dialect, infer_types, split_header
+from onstream.streams.parsing.schemas import SchemaLike, as_schema
 
 __all__ = ["Csv"]
 

@@ -19,8 +19,8 @@ from onstream.streams.formats.format import (
     shortened,
 )
 from onstream.streams.formats.inference import Inference, selected
-from onstream.streams.json_objects import MAX_DEPTH, JsonObjects, infer_types
-from onstream.streams.schemas import SchemaLike, as_schema
+from onstream.streams.parsing.json_objects import MAX_DEPTH, JsonObjects, infer_types
+from onstream.streams.parsing.schemas import SchemaLike, as_schema
 
 __all__ = ["Json"]
 

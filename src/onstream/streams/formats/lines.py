@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from onstream.streams.chunks import no_rows
 from onstream.streams.formats.format import Decoded, Undecodable, shortened
-from onstream.streams.text import LineParser, Lines
+from onstream.streams.parsing.text import LineParser, Lines
 
 __all__ = ["parse_lines", "split_lines"]
 

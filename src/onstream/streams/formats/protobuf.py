@@ -26,8 +26,8 @@ from onstream.streams.formats.format import (
 from onstream.streams.formats.inference import Inference
 from onstream.streams.formats.protobuf_types import Reader, column_of
 from onstream.streams.formats.registry import unframed
-from onstream.streams.json_objects import MAX_DEPTH
-from onstream.streams.misfits import failing, misfit
+from onstream.streams.parsing.json_objects import MAX_DEPTH
+from onstream.streams.parsing.misfits import failing, misfit
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor

@@ -19,8 +19,13 @@ from onstream.streams.formats.format import (
 )
 from onstream.streams.formats.inference import Inference, selected
 from onstream.streams.formats.lines import parse_lines, split_lines
-from onstream.streams.libsvm import LIBFFM_SCHEMA, LIBSVM_SCHEMA, LibsvmParser
-from onstream.streams.vowpal_wabbit import INFERRED_FROM, VowpalWabbitParser, namespaces_in, namespaces_of
+from onstream.streams.parsing.libsvm import LIBFFM_SCHEMA, LIBSVM_SCHEMA, LibsvmParser
+from onstream.streams.parsing.vowpal_wabbit import (
+    INFERRED_FROM,
+    VowpalWabbitParser,
+    namespaces_in,
+    namespaces_of,
+)
 
 __all__ = ["Libffm", "Libsvm", "VowpalWabbit"]
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from onstream.errors import ColumnError
-from onstream.streams.misfits import failing
+from onstream.streams.parsing.misfits import failing
 
 __all__ = ["FOREVER", "NEVER", "US_PER_S", "Times", "Unit", "microseconds", "read_times"]
 

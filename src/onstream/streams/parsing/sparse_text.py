@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from onstream.streams.chunks import no_rows
-from onstream.streams.text import Lines
+from onstream.streams.parsing.text import Lines
 
 __all__ = ["is_index", "is_number", "parse_sparse", "to_indices", "to_numbers", "tokens", "trimmed"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from onstream.streams.json_objects import JsonObjects
-from onstream.streams.text import Lines
+from onstream.streams.parsing.json_objects import JsonObjects
+from onstream.streams.parsing.text import Lines
 
 __all__ = ["JsonLinesParser"]
 

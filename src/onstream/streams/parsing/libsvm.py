@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from onstream.streams.sparse_text import (
+from onstream.streams.parsing.sparse_text import (
     is_index,
     is_number,
     parse_sparse,
@@ -15,7 +15,7 @@ from onstream.streams.sparse_text import (
     tokens,
     trimmed,
 )
-from onstream.streams.text import Lines
+from onstream.streams.parsing.text import Lines
 
 __all__ = ["LIBFFM_SCHEMA", "LIBSVM_SCHEMA", "LibsvmParser"]
 

@@ -16,13 +16,13 @@ import pyarrow as pa
 from onstream.contracts import Chunk, Positions, Reject
 from onstream.errors import JobError, StreamError
 from onstream.streams.chunks import PAST_END, skip_to
-from onstream.streams.columnar import columnar_rows, columnar_schema, read_columnar
-from onstream.streams.delimited import Dialect
-from onstream.streams.listing import FileFormat, Paths, SourceFile, is_text, list_files
+from onstream.streams.files.columnar import columnar_rows, columnar_schema, read_columnar
+from onstream.streams.files.head import Head, read_head
+from onstream.streams.files.listing import FileFormat, Paths, SourceFile, is_text, list_files
 from onstream.streams.pace import SYSTEM_CLOCK, Clock, EventPace, Rate, check_rate, pace
-from onstream.streams.schemas import SchemaLike, as_schema
-from onstream.streams.text import DAMAGED_TEXT, Bytes, PackedBytes, PlainBytes, read_lines
-from onstream.streams.text_head import Head, read_head
+from onstream.streams.parsing.delimited import Dialect
+from onstream.streams.parsing.schemas import SchemaLike, as_schema
+from onstream.streams.parsing.text import DAMAGED_TEXT, Bytes, PackedBytes, PlainBytes, read_lines
 
 __all__ = ["Files"]
 

@@ -16,8 +16,8 @@ import pyarrow.json as pa_json
 
 from onstream.core import decode_json
 from onstream.errors import JobError
-from onstream.streams.core_columns import to_array
-from onstream.streams.misfits import failing, misfit
+from onstream.streams.parsing.core_columns import to_array
+from onstream.streams.parsing.misfits import failing, misfit
 
 __all__ = ["MAX_DEPTH", "JsonObjects", "infer_types"]
 

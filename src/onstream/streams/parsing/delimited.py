@@ -12,8 +12,8 @@ import pyarrow.csv as pa_csv
 
 from onstream.core import split_text
 from onstream.streams.chunks import no_rows
-from onstream.streams.misfits import failing, misfit
-from onstream.streams.text import Lines
+from onstream.streams.parsing.misfits import failing, misfit
+from onstream.streams.parsing.text import Lines
 
 # Types that plain text is split into without pyarrow's parser.
 _PLAIN_TYPES = ("string", "int8", "int16", "int32", "int64", "double")

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from onstream.errors import JobError
-from onstream.streams.sparse_text import is_number, parse_sparse, to_numbers, tokens, trimmed
-from onstream.streams.text import Lines
+from onstream.streams.parsing.sparse_text import is_number, parse_sparse, to_numbers, tokens, trimmed
+from onstream.streams.parsing.text import Lines
 
 __all__ = ["INFERRED_FROM", "VowpalWabbitParser", "namespaces_in", "namespaces_of"]
 

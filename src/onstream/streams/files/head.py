@@ -9,13 +9,18 @@ from pathlib import Path
 import pyarrow as pa
 
 from onstream.errors import StreamError
-from onstream.streams import delimited, json_objects
-from onstream.streams.delimited import DelimitedParser, Dialect
-from onstream.streams.json_lines import JsonLinesParser
-from onstream.streams.libsvm import LibsvmParser
-from onstream.streams.listing import FileFormat, SourceFile
-from onstream.streams.text import Bytes, LineParser
-from onstream.streams.vowpal_wabbit import INFERRED_FROM, VowpalWabbitParser, namespaces_in, namespaces_of
+from onstream.streams.files.listing import FileFormat, SourceFile
+from onstream.streams.parsing import delimited, json_objects
+from onstream.streams.parsing.delimited import DelimitedParser, Dialect
+from onstream.streams.parsing.json_lines import JsonLinesParser
+from onstream.streams.parsing.libsvm import LibsvmParser
+from onstream.streams.parsing.text import Bytes, LineParser
+from onstream.streams.parsing.vowpal_wabbit import (
+    INFERRED_FROM,
+    VowpalWabbitParser,
+    namespaces_in,
+    namespaces_of,
+)
 
 __all__ = ["Head", "read_head"]
 

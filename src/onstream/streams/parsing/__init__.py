@@ -1,0 +1,1 @@
+"""Text to rows, a block at a time; what files and messages share."""
