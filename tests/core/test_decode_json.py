@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from onstream import core
 from onstream.errors import ShapeError
-from onstream.streams.json_objects import JsonObjects
+from onstream.streams.parsing.json_objects import JsonObjects
 
 KINDS = {
     "flag": pa.bool_(),
