@@ -8,7 +8,8 @@ import runpy
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,18 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from onstream.contracts import Chunk, Layout, Learner, Reject, RowPolicy, Stream, peeked, placed, selected
+from onstream.contracts import (
+    Chunk,
+    Layout,
+    Learner,
+    Reject,
+    RowPolicy,
+    Stream,
+    peeked,
+    placed,
+    selected,
+    take_notes,
+)
 from onstream.errors import JobError, OnstreamError
 from onstream.evaluate import Prometheus, Sink, TensorBoard
 from onstream.features import Declaration, Features
@@ -56,13 +68,16 @@ class Check:
     schema : pyarrow.Schema
         The columns of the stream, of which the features read some.
     outputs : dict of str to list of float
-        What the network, untrained, predicts for the good ones of these rows.
+        What the network, before training, predicts for the good ones of these rows.
+    notes : tuple of str
+        What the stream had to tell meanwhile, such as that its broker does not answer.
     """
 
     rows: list[dict[str, Any]]
     rejects: tuple[Reject, ...]
     schema: pa.Schema
     outputs: dict[str, list[Any]]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,7 +205,7 @@ class Job(Settings):
         )
 
     def check(self, num_rows: int = 3) -> Check:
-        """Read the first rows, encode them, and let the untrained network predict them.
+        """Read the first rows, encode them, and let the network, not trained yet, predict them.
 
         A live stream that is silent is waited for as long as `max_wait_s` says.
 
@@ -201,20 +216,24 @@ class Job(Settings):
         """
         features = self.encoder()
         rejects: list[Reject] = []
-        for chunk in self._first_chunks(selected(self.stream, features.columns), num_rows):
-            rejects += chunk.rejects
-            if chunk.batch.num_rows:
-                batch = chunk.batch.slice(0, num_rows)
-                rows = features.preview(batch, num_rows)
-                good = batch.filter(pa.array(["rejected" not in row for row in rows]))
-                trainer = self.trainer()
-                trainer.begin_warm()
-                found = trainer.predict(good) if good.num_rows else {}
-                outputs = {name: values.tolist() for name, values in found.items()}
-                return Check(rows, tuple(rejects), self.stream.schema(), outputs)
-            if len(rejects) >= _MANY_REJECTS:
-                break
-        return Check([], tuple(rejects), self.stream.schema(), {})
+        notes: list[str] = []
+        batch = None
+        with closing(self._first_chunks(selected(self.stream, features.columns), num_rows, notes)) as chunks:
+            for chunk in chunks:
+                rejects += chunk.rejects
+                if chunk.batch.num_rows:
+                    batch = chunk.batch.slice(0, num_rows)
+                if batch is not None or len(rejects) >= _MANY_REJECTS:
+                    break
+        if batch is None:
+            return Check([], tuple(rejects), self.stream.schema(), {}, tuple(notes))
+        rows = features.preview(batch, num_rows)
+        good = batch.filter(pa.array(["rejected" not in row for row in rows]))
+        trainer = self.trainer()
+        trainer.begin_warm()
+        found = trainer.predict(good) if good.num_rows else {}
+        outputs = {name: values.tolist() for name, values in found.items()}
+        return Check(rows, tuple(rejects), self.stream.schema(), outputs, tuple(notes))
 
     def describe(self) -> dict[str, Any]:
         """Return the job as JSON values, for people and for the checkpoint."""
@@ -258,19 +277,22 @@ class Job(Settings):
             if observer:
                 observer.note(f"metrics are served at http://{prometheus.address}:{prometheus.port}/metrics")
 
-    def _first_chunks(self, stream: Stream, num_rows: int) -> Iterator[Chunk]:
-        """Yield the beginning of a stream, until it ends or is silent."""
+    def _first_chunks(self, stream: Stream, num_rows: int, notes: list[str]) -> Generator[Chunk, None, None]:
+        """Yield the beginning of a stream, until it ends or is silent; add to `notes` what it tells meanwhile."""
         stop = threading.Event()
         # Not in the job's directory: what a stream keeps there belongs to its checkpoints.
         with TemporaryDirectory() as folder:
             # A look at a stream is nothing that others who share it should hear of.
             seen = placed(peeked(stream), Path(folder))
             chunks = seen.read({}, max_rows=max(num_rows, 1), stop=stop)
-            with Ahead(chunks, depth=1, stop=stop) as ahead:
-                while isinstance(
-                    chunk := ahead.take(self.pace("max_wait_s") if stream.live else None), Chunk
-                ):
-                    yield chunk
+            try:
+                with Ahead(chunks, depth=1, stop=stop) as ahead:
+                    while isinstance(
+                        chunk := ahead.take(self.pace("max_wait_s") if stream.live else None), Chunk
+                    ):
+                        yield chunk
+            finally:
+                notes += take_notes(seen)
 
 
 def load_job(path: str | Path) -> Job:

@@ -61,10 +61,11 @@ def test_show_prints_what_a_version_holds(onstream, directory):
     out = onstream.fine("checkpoints", "show", directory)
     assert f"version {newest.version}, grown from {newest.parent}" in out
     assert f"'clicks.csv': {newest.positions['clicks.csv']}" in out
-    assert "table d1-adagrad" in out
+    assert "table d1-adagrad: rows of 1 float and 1 of their optimizer, 16 partitions\n" in out
+    assert "Shape" not in out
     for name in ("learner", "meter", "trainer", "random", "letters", "rejects", "features", "tables"):
         assert f"state {name}: states/" in out
-    assert "version 1, grown from None" in onstream.fine("checkpoints", "show", directory, "1")
+    assert "version 1, the first\n" in onstream.fine("checkpoints", "show", directory, "1")
 
 
 def test_a_tag_points_to_a_version_and_can_be_moved_and_taken_away(onstream, directory):
@@ -102,7 +103,7 @@ def test_compact_keeps_the_content(onstream, directory):
     chains = log(directory).newest().tables
     assert any(len(chain.segments) > 1 for chain in chains.values())
     out = onstream.fine("checkpoints", "compact", directory)
-    assert re.fullmatch(rf"version {versions[-1] + 1}: 1 tables merged, .* in all\n", out)
+    assert re.fullmatch(rf"version {versions[-1] + 1}: 1 table merged, .* in all\n", out)
     assert all(len(chain.segments) == 1 for chain in log(directory).newest().tables.values())
     assert differences(before, model(directory)) == []
     assert onstream.fine("checkpoints", "compact", directory) == "there is nothing to merge\n"

@@ -150,7 +150,8 @@ def test_an_unknown_template_is_refused_and_nothing_is_written(onstream):
 
 
 def test_a_source_that_is_not_there_or_empty_is_refused(onstream):
-    onstream.refused("init", "job.py", "--from", "nothing.csv", code=1)
+    said = onstream.refused("init", "job.py", "--from", "nothing.csv", code=1)
+    assert said == "onstream: no file matches 'nothing.csv'; check the path\n"
     Path("empty.csv").write_text("user,click\n")
     assert "empty.csv has no rows to guess features from" in onstream.refused(
         "init", "job.py", "--from", "empty.csv"
@@ -175,7 +176,7 @@ def test_check_prints_the_job_its_first_rows_and_what_it_predicts(onstream, here
         "columns of the stream: user (int64), price (int64), click (int64)",
         "row 1",
         "row 2",
-        "predicted click, untrained: [",
+        "predicted click, before training: [",
     ):
         assert text in out
     assert "row 3" not in out
@@ -192,6 +193,19 @@ def test_check_prints_rejected_rows_with_their_reasons(onstream, here):
     assert re.search(r"rejected +column 'price': not a number *\n +value +\[/red\]", out)
     assert "rejected: clicks.csv at 40: expected 3 columns, got 4" in out
     assert "row 4" in out
+
+
+def test_check_of_a_misspelled_column_names_those_like_it(onstream, here):
+    job = write_job(here, JOB.replace('"price"', '"pirce"'))
+    code, out, err = onstream("check", job)
+    assert (code, err) == (1, "")
+    assert "there is no column 'pirce'; did you mean 'price'?\n" in out
+    assert out.count("missing column 'pirce'") == 3
+    assert not re.search("^ *value *$", out, re.MULTILINE)
+    job = write_job(here, JOB.replace('"price"', '"PRICE"'))
+    assert "there is no column 'PRICE'; did you mean 'price'?\n" in onstream("check", job)[1]
+    job = write_job(here, JOB.replace('"price"', '"zzz"'))
+    assert "did you mean" not in onstream("check", job)[1]
 
 
 def test_check_shows_what_is_rejected_even_if_there_is_no_good_row(onstream, here):
@@ -256,6 +270,17 @@ def test_check_of_a_stream_without_rows(onstream, here):
     job = write_job(here)
     (here / "clicks.csv").write_text("user,price,click\n")
     assert "job.py is fine, but its stream has no rows yet" in onstream.fine("check", job)
+
+
+def test_check_tells_what_the_stream_has_to_say(onstream, here):
+    text = JOB.replace("Files,", "Json, Kafka,").replace(
+        "Files({source!r})",
+        "Kafka('clicks', servers='127.0.0.1:1', format=Json(pa.schema([('user', pa.int64())])))",
+    )
+    job = write_job(here, "import pyarrow as pa\n" + text)
+    out = onstream.fine("check", job, "--set", "max_wait_s=5")
+    assert "Kafka at '127.0.0.1:1': 1/1 brokers are down" in out
+    assert "job.py is fine, but its stream has no rows yet" in out
 
 
 def test_check_does_not_wait_for_a_silent_log(onstream, here):

@@ -1,10 +1,12 @@
 """What a wrong job file, setting or option is told: one sentence, with exit code 2."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from onstream.cli.mistakes import mistakes_shown
 from tests.cli.commands import JOB, write_job
 
 COMMANDS = ["check", "train"]
@@ -45,6 +47,54 @@ def test_a_job_file_may_import_its_neighbours(onstream, tmp_path):
     job = write_job(tmp_path, "from neighbour_with_size import size\n" + JOB.replace("=64", "=size"))
     assert "'batch_size': 32" in onstream.fine("check", job)
     assert str(tmp_path) not in sys.path
+
+
+MISTAKE = JOB.replace("x.stack()", "x.stak()")
+
+
+def command(*arguments, **environment):
+    """Run a command in a process of its own, whose stack is that of a user."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "onstream", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+    return ended.returncode, ended.stderr
+
+
+@pytest.mark.parametrize("name", ["check", "train"])
+def test_a_mistake_in_the_network_is_shown_from_the_job_file_on(tmp_path, name):
+    job = write_job(tmp_path, MISTAKE)
+    line = next(n for n, text in enumerate(job.read_text().splitlines(), 1) if "stak" in text)
+    code, said = command(name, str(job))
+    assert code == 1
+    what = "AttributeError: 'Inputs' object has no attribute 'stak'"
+    assert said.startswith(f"onstream: {job}, line {line}: {what}")
+    assert f'Traceback (most recent call last):\n  File "{job}", line {line}, in forward\n' in said
+    assert "typer" not in said and "trainer" not in said
+    assert "ONSTREAM_TRACEBACK=1 shows what led there" in said
+    code, said = command(name, str(job), ONSTREAM_TRACEBACK="1")
+    assert code == 1
+    assert "typer" in said and "trainer" in said and what in said
+
+
+def test_a_mistake_in_a_neighbour_of_the_job_file_is_shown_from_there_on(tmp_path):
+    (tmp_path / "neighbour_with_network.py").write_text("def deep(x):\n    return x.numbers() / None\n")
+    text = "from neighbour_with_network import deep\n" + JOB.replace("x.stack().sum((1, 2))", "deep(x)")
+    job = write_job(tmp_path, text)
+    code, said = command("train", str(job))
+    assert code == 1
+    assert said.startswith(f"onstream: {tmp_path / 'neighbour_with_network.py'}, line 2: TypeError: ")
+    assert said.index(f'File "{job}"') < said.rindex(f'File "{tmp_path / "neighbour_with_network.py"}"')
+    assert "trainer" not in said
+
+
+def test_an_error_that_no_line_of_the_job_file_is_part_of_stays_whole(tmp_path, capsys):
+    # As of onstream itself: this file is neither the job file nor beside it.
+    with pytest.raises(RuntimeError), mistakes_shown(write_job(tmp_path)):
+        raise RuntimeError("of nobody's job file")
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ def test_the_gate_is_set_from_the_command_line(onstream, tmp_path):
     out = onstream.fine("train", job, *changes, "--set", "report_every_s=1e-6")
     newest = CheckpointLog(LocalStore(tmp_path / "model")).newest().version
     assert CheckpointLog(LocalStore(tmp_path / "model")).tags() == {"live": newest}
+    first = next(line for line in out.splitlines() if line.startswith("examples="))
+    assert " live=- publishing=waiting" in first
     assert f" live={newest} publishing=open" in out.splitlines()[-3]
     assert onstream.refused("train", job, "--set", "publish=live", "--set", "gate=auc")
 

@@ -3,13 +3,14 @@
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
 import termios
 from fcntl import ioctl
 
-from tests.cli.commands import JOB, write_job
+from tests.cli.commands import JOB, write_job, write_rows
 
 GROUPED = JOB.replace("Id, Job", "Group, Id, Job").replace("Label(", 'Group("user"), Label(')
 
@@ -55,10 +56,13 @@ def test_rejected_rows_and_dropped_batches_are_in_the_line(onstream, tmp_path):
 # --------------------------------------------------------------------------------------- on a terminal
 
 
-def on_a_terminal(command, *, directory=None):
-    """Run a command on a terminal of its own; return its exit code and all that it wrote there."""
+def on_a_terminal(command, *, directory=None, columns=100, until=None):
+    """Run a command on a terminal of its own; return its exit code and all that it wrote there.
+
+    With `until`, Ctrl-C is pressed once that is on the screen.
+    """
     ours, theirs = pty.openpty()
-    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR", "CI")}
     environment |= {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -75,6 +79,9 @@ def on_a_terminal(command, *, directory=None):
         if not read:
             break
         written += read
+        if until is not None and re.search(until, screen(written.decode(errors="replace"))):
+            until = None
+            process.send_signal(signal.SIGINT)
     os.close(ours)
     return process.wait(), written.decode()
 
@@ -108,6 +115,40 @@ def test_on_a_terminal_a_live_view_shows_all_that_matters(tmp_path):
         assert re.search(text, last), (text, last)
     assert "the stream ended: 640 examples learned now" in last
     assert "examples=640" not in shown
+
+
+def test_on_a_narrow_terminal_the_newest_part_of_a_curve_stands_beside_its_value(tmp_path):
+    job = write_job(tmp_path)
+    write_rows(tmp_path / "clicks.csv", 64 * 100)
+    arguments = ["--set", "report_every_s=1e-6"]
+    command = [sys.executable, "-m", "onstream", "train", str(job), *arguments]
+    code, written = on_a_terminal(command, columns=80)
+    assert code == 0, written
+    last = screen(written).rsplit("╭", 1)[1]
+    # Two of the frame and four of the space within it are left of 80, the name and the value before and after.
+    (curve,) = re.findall(r"^│    click AUC  ([▁▂▃▄▅▆▇█]+)  \d\.\d{4}  │\r?$", last, re.MULTILINE)
+    assert len(curve) == 80 - 6 - len("  click AUC  ") - len("  0.1234")
+
+
+def test_the_last_view_of_a_job_that_was_served_keeps_the_numbers_of_its_server(tmp_path):
+    job = write_job(tmp_path)
+    ports = ["--rest-port", "0", "--grpc-port", "-1", "--flight-port", "-1"]
+    command = [sys.executable, "-m", "onstream", "run", str(job), *ports]
+    code, written = on_a_terminal(command, until=r"serves version +\d")
+    assert code == 0, written
+    last = screen(written).rsplit("╭", 1)[1]
+    assert "no numbers yet" not in last
+    assert re.search(r"serves version +\d", last)
+
+
+def test_a_job_that_is_stopped_before_it_learned_has_no_numbers_to_tell(tmp_path):
+    job = write_job(tmp_path)
+    command = [sys.executable, "-m", "onstream", "train", str(job), "--set", "stream.follow=true"]
+    (tmp_path / "clicks.csv").write_text("user,price,click\n")
+    code, written = on_a_terminal(command, until="reading the first examples|examples +0")
+    assert code == 130, written
+    assert "0 examples learned now, 0 in all; nothing to keep" in screen(written)
+    assert "predicted before learning" not in written and "nan" not in written
 
 
 def test_brackets_in_names_are_shown_as_they_are(tmp_path):

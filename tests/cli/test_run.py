@@ -169,7 +169,10 @@ def test_a_server_that_cannot_start_says_why_and_nothing_is_trained(tmp_path):
         port = taken.getsockname()[1]
         with Running(tmp_path, JOB, "--rest-port", str(port)) as run:
             assert run.end(None) == 2
-    assert f"cannot serve REST at 127.0.0.1:{port}" in "".join(run.lines)
+    assert "".join(run.lines) == (
+        f"onstream: the server did not start: cannot serve REST at 127.0.0.1:{port}: Address already in use; "
+        f"--rest-port takes another port, 0 a free one\n"
+    )
     assert not (tmp_path / "models").exists()
 
 

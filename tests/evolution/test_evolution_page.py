@@ -41,6 +41,8 @@ def test_the_commands_and_the_code_of_the_page_run(onstream, tmp_path, monkeypat
             # How four samplers solve CartPole is a long test.
             arguments += ["--updates", "1", "--samplers", "1"]
         out = onstream.fine(*arguments)
+        if arguments[:2] == ["es", "run"]:
+            assert out.endswith("\n1 update\n")
     assert float(re.search(r"accuracy ([\d.]+)", out)[1]) > 0.6
     assert CheckpointLog(LocalStore("models/cartpole")).versions() == [1, 2, 3]
     assert CheckpointLog(LocalStore("models/cartpole-job")).versions() == [1, 2]

@@ -89,7 +89,7 @@ def test_a_view_that_fails_does_not_keep_the_server_from_being_read():
     "code", ["print('no port'); raise SystemExit(3)", "print('no port'); print('status: {')"]
 )
 def test_a_server_that_ends_before_it_listens_is_an_error_with_what_it_said(code):
-    with pytest.raises(JobError, match=r"the server did not start:\nno port"), python(code).running(print):
+    with pytest.raises(JobError, match=r"the server did not start: no port"), python(code).running(print):
         pytest.fail("it never listened")
 
 

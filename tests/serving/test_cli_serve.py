@@ -61,6 +61,11 @@ def test_every_tritonclient_gets_the_same_predictions(server):
         assert asyncio.run(ask(tritonclient.grpc.aio, server.grpc, count)) == values[count]
 
 
+def test_a_directory_that_is_not_there_is_waited_for_and_said_to_be(tmp_path):
+    with Serving(f"clicks={tmp_path / 'nosuch'}") as server:
+        server.wait_for(f"there is no directory '{tmp_path / 'nosuch'}' yet; it is waited for")
+
+
 def test_many_clients_at_once_each_get_their_own_rows(server):
     alone = [infer("http", client("http", server), 3, i, "clicks", model_version="2")[1] for i in range(8)]
     assert not any(same(alone[i], alone[j]) for i in range(8) for j in range(i))

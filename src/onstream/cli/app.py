@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import signal
 import sys
 import threading
@@ -21,14 +23,15 @@ from onstream.cli.checkpoints import checkpoints, release, resume, rollback
 from onstream.cli.choice import estimate
 from onstream.cli.console import err, out, say
 from onstream.cli.evolution import es
+from onstream.cli.mistakes import mistakes_shown
 from onstream.cli.run import train_and_serve
 from onstream.cli.scoring import score
 from onstream.cli.serving import serve
 from onstream.cli.templates import TEMPLATES, hidden_by, job_text, template_of, write_sample
 from onstream.cli.terminal import watching
-from onstream.errors import JobError, OnstreamError
+from onstream.errors import JobError, OnstreamError, StreamError
 from onstream.features import Declaration, Feature, guess, leaking
-from onstream.job import Job, load_job
+from onstream.job import Check, Job, load_job
 from onstream.serving.beside import Status
 from onstream.streams import Files
 from onstream.trainer import Observer, Summary
@@ -36,6 +39,8 @@ from onstream.trainer import Observer, Summary
 __all__ = ["app", "run"]
 
 _MOST_REJECTS = 10
+# How a reject tells that a column is missing.
+_MISSING = re.compile(r"^missing column '([^']+)'$")
 
 app = typer.Typer(
     help="Train a model on a live stream and serve it while it learns.",
@@ -95,22 +100,29 @@ def check(
     changes: Changes = None,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 3,
 ) -> None:
-    """Print the resolved job, the first rows as the model sees them, and what it predicts untrained."""
+    """Print the resolved job, the first rows as the model sees them, and what it predicts before training."""
     job = load_job(path).replace(parse_changes(changes))
-    found = job.check(rows)
+    with mistakes_shown(path):
+        found = job.check(rows)
     say(pretty_repr(job.describe(), max_width=out.width))
     say("\ncolumns of the stream: " + ", ".join(f"{f.name} ({f.type})" for f in found.schema))
     for i, row in enumerate(found.rows):
         grid = Table(title=f"row {i + 1}", title_justify="left", box=None, padding=(0, 2), show_header=False)
         for name, value in row.items():
-            grid.add_row(Text(name), Text(str(value)))
+            # A row that lacks a column is rejected for no value.
+            if name != "value" or value or "rejected" not in row:
+                grid.add_row(Text(name), Text(str(value)))
         out.print(grid)
     for reject in found.rejects[:_MOST_REJECTS]:
         say(f"rejected: {reject.partition} at {reject.position}: {reject.reason}")
     if len(found.rejects) > _MOST_REJECTS:
         say(f"... and {len(found.rejects) - _MOST_REJECTS:,} more")
+    for hint in _hints(found):
+        say(hint)
+    for note in found.notes:
+        say(note)
     for name, values in found.outputs.items():
-        say(f"predicted {name}, untrained: {values}")
+        say(f"predicted {name}, before training: {values}")
     if not found.rows and found.rejects:
         say("every row that came is rejected; see why above, and mend the stream or the source")
         raise typer.Exit(1)
@@ -131,7 +143,7 @@ def train(
 ) -> None:
     """Train until the stream ends, going on from the newest checkpoint. Ctrl-C stops with a checkpoint."""
     job = load_job(path).replace(parse_changes(changes))
-    with watching(out, f"onstream train {path}", every_s=every) as view:
+    with mistakes_shown(path), watching(out, f"onstream train {path}", every_s=every) as view:
         summary = job.train(view)
     if summary.resumed_from is not None and not summary.learned and not summary.stopped:
         say(f"the stream has nothing new; to learn it anew, remove {Path(job.directory).resolve()}")
@@ -158,7 +170,8 @@ def run_job(
     """
     job = load_job(path).replace(parse_changes(changes))
     watch = partial(_watching, f"onstream run {path}", every)
-    summary = train_and_serve(job, name, context.args, watch)
+    with mistakes_shown(path):
+        summary = train_and_serve(job, name, context.args, watch)
     _end(job, summary)
 
 
@@ -179,6 +192,8 @@ def _end(job: Job, summary: Summary) -> None:
         )
     )
     for name, label in progress.report.labels.items():
+        if not label.examples:
+            continue
         numbers = ", ".join(
             f"{key} {value:.4f}" for key, value in label.overall.items() if "bound" not in key
         )
@@ -202,15 +217,38 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     return parsed
 
 
+def _hints(found: Check) -> list[str]:
+    """Return which columns of the stream are called much like those that are missing."""
+    reasons = [str(row.get("rejected", "")) for row in found.rows] + [
+        reject.reason for reject in found.rejects
+    ]
+    missing = dict.fromkeys(name for reason in reasons for name in _MISSING.findall(reason))
+    hints = []
+    for name in missing:
+        near = difflib.get_close_matches(name.lower(), [n.lower() for n in found.schema.names], n=2)
+        close = [n for n in found.schema.names if n.lower() in near]
+        if close:
+            hints.append(f"there is no column {name!r}; did you mean {' or '.join(map(repr, close))}?")
+    return hints
+
+
 def _guessed(source: str) -> tuple[list[Declaration], list[str]]:
     """Return what the columns of a source may mean, and which tell the label: left out, if others are there."""
-    files = Files(source)
-    for chunk in files.read({}, max_rows=_SAMPLE_ROWS, stop=threading.Event()):
-        if chunk.batch.num_rows:
-            guessed = guess(chunk.batch.schema, pa.Table.from_batches([chunk.batch]))
-            telling = leaking(guessed, chunk.batch)
-            kept = [d for d in guessed if d.name not in telling]
-            return (kept if any(isinstance(d, Feature) for d in kept) else guessed), telling
+    batch = _first_batch(source)
+    guessed = guess(batch.schema, pa.Table.from_batches([batch]))
+    telling = leaking(guessed, batch)
+    kept = [d for d in guessed if d.name not in telling]
+    return (kept if any(isinstance(d, Feature) for d in kept) else guessed), telling
+
+
+def _first_batch(source: str) -> pa.RecordBatch:
+    try:
+        for chunk in Files(source).read({}, max_rows=_SAMPLE_ROWS, stop=threading.Event()):
+            if chunk.batch.num_rows:
+                return chunk.batch
+    except StreamError as error:
+        # A job may wait for files, which this does not.
+        raise StreamError(str(error).removesuffix(", or follow to wait for one")) from error
     raise JobError(f"{source} has no rows to guess features from")
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onstream.checkpoints import CheckpointLog, LocalStore, Manifest
-from onstream.cli.console import out, say
+from onstream.cli.console import counted, out, say
 from onstream.cli.terminal import size_text
 from onstream.errors import JobError, OnstreamError
 from onstream.trainer import Settings, read_pause
@@ -84,12 +84,17 @@ def show_checkpoint(directory: Directory, which: Which = None) -> None:
     """Print what a version holds."""
     log = _log(directory)
     manifest = log.read(log.resolve(which))
-    say(f"version {manifest.version}, grown from {manifest.parent}")
+    say(
+        f"version {manifest.version}, "
+        + ("the first" if manifest.parent is None else f"grown from {manifest.parent}")
+    )
     say(pretty_repr({"positions": manifest.positions, "facts": manifest.facts}, max_width=out.width))
     for name, chain in manifest.tables.items():
-        say(f"table {name}: {chain.shape}")
+        shape = chain.shape
+        floats = f"rows of {counted(shape.dim, 'float')} and {shape.width} of their optimizer"
+        say(f"table {name}: {floats}, {shape.partitions} partitions")
         for segment in chain.segments:
-            content = f"{segment.rows:,} rows, {segment.deleted:,} deletions"
+            content = f"{counted(segment.rows, 'row')}, {counted(segment.deleted, 'deletion')}"
             say(f"  {segment.name}  {content}, {size_text(segment.size_bytes)}")
     for name, file in manifest.states.items():
         say(f"state {name}: {file.name}  {size_text(file.size_bytes)}")
@@ -164,7 +169,7 @@ def compact(directory: Directory) -> None:
             say("there is nothing to merge")
             return
         manifest = log.recommit()
-    say(f"version {manifest.version}: {merged} tables merged, {_sizes(manifest)[1]} in all")
+    say(f"version {manifest.version}: {counted(merged, 'table')} merged, {_sizes(manifest)[1]} in all")
 
 
 def _log(directory: Path) -> CheckpointLog:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onstream.cli.console import say
+from onstream.cli.console import counted, say
 from onstream.errors import JobError
 from onstream.job import load_one
 from onstream.trainer.signals import stopped_by_signals
@@ -114,10 +114,8 @@ def update_policy(
 
     stop = threading.Event()
     with stopped_by_signals(stop):
-        made = Updater(directory, changes=_changes(changes), note=say).run(
-            stop, follow=follow, updated=_told
-        )
-    say(f"{made} updates")
+        made = Updater(directory, changes=_changes(changes), note=say).run(stop, follow=follow, updated=_told)
+    say(counted(made, "update"))
 
 
 @es.command("evaluate")
@@ -191,7 +189,7 @@ def run_policy(
             Updater(directory, changes=_changes(changes), note=say).run(stop, follow=True, updated=updated)
     if failures:
         raise JobError(failures[0])
-    say(f"{made} updates")
+    say(counted(made, "update"))
     if signal.SIGINT in signals:
         raise typer.Exit(130)
 

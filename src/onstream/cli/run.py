@@ -58,12 +58,28 @@ def train_and_serve(job: Job, name: str | None, options: Sequence[str], watching
         checkpoint_every_s=job.pace("checkpoint_every_s", served=True),
     )
     server = Beside(_command(job, name, options), drain_s=drain_of(options))
-    with watching(server.status) as observer, server.running(observer.note):
+    numbers = _Numbers(server.status)
+    with watching(numbers) as observer, server.running(observer.note):
         summary = job.train(observer)
         if not summary.stopped:
             observer.note("the stream ended; serving goes on until Ctrl-C")
             _wait_for_signal()
+        numbers.keep()
     return summary
+
+
+class _Numbers:
+    """The newest numbers of a server; in the end, the last ones that it told."""
+
+    def __init__(self, newest: Callable[[], Status]) -> None:
+        self._newest = newest
+        self._kept: Status | None = None
+
+    def __call__(self) -> Status:
+        return self._newest() if self._kept is None else self._kept
+
+    def keep(self) -> None:
+        self._kept = self._newest()
 
 
 def drain_of(options: Sequence[str]) -> float:

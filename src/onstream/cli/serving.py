@@ -209,6 +209,12 @@ def serve(
         out.say(
             "listening: " + ", ".join(f"{wire} {where}" for wire, where in wires.items() if where is not None)
         )
+        for directory in directories.values():
+            # Beside a job, that makes it at once.
+            if not beside and not directory.exists():
+                out.say(
+                    f"there is no directory {str(directory)!r} yet; it is waited for, until a job makes it"
+                )
 
     limits = Limits(max_rows=max_request_rows, max_body_bytes=max_body_bytes)
     server = Server(specs, settings, access, logs=logs, limits=limits)
@@ -221,6 +227,8 @@ def serve(
         )
         try:
             drained = server.run(listening, out.say, partial(_tell_status, out) if beside else None)
+        except JobError as error:
+            raise JobError(_with_option(str(error))) from error
         finally:
             for kept in logs.values():
                 kept.close()
@@ -228,6 +236,14 @@ def serve(
             out.say(f"stopped; not all requests were finished within {drain:g} s")
             raise typer.Exit(1)
         out.say("stopped; all requests that were taken were answered")
+
+
+def _with_option(text: str) -> str:
+    """Return what keeps a server from listening, with the option that helps."""
+    for wire, option in (("REST", "--rest-port"), ("gRPC", "--grpc-port"), ("Flight", "--flight-port")):
+        if text.startswith(f"cannot serve {wire} at "):
+            return f"{text}; {option} takes another port, 0 a free one"
+    return text
 
 
 def _stop_with_parent(server: Server) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -24,6 +24,8 @@ Served: TypeAlias = Callable[[], Mapping[str, float]]
 __all__ = ["LineView", "LiveView", "size_text", "watching"]
 
 _BARS = "▁▂▃▄▅▆▇█"
+# Columns that the frame of the panel and the space within it take.
+_AROUND = 6
 
 # What is shown first of a label, by task: (name in the report, title).
 _SHOWN = {
@@ -117,14 +119,18 @@ class LiveView:
             return Panel(Text("reading the first examples ..."), title=Text(self._title), border_style="cyan")
         parts: list[RenderableType] = [_facts(progress, time.monotonic() - self._taken), Text()]
         parts += [_quality(name, label) for name, label in progress.report.labels.items()]
-        parts += [
-            Text.assemble("  ", (f"{name}  ", "dim"), (sparkline(curve), "green"), f"  {curve[-1]:.4f}")
-            for name, curve in self._curves.items()
-        ]
+        parts += [_curve(name, curve, self._console.width - _AROUND) for name, curve in self._curves.items()]
         if self._served is not None:
             parts += [Text(), _service(self._served())]
         parts += _waits(progress)
         return Panel(Group(*parts), title=Text(self._title, "bold"), border_style="cyan", padding=(1, 2))
+
+
+def _curve(name: str, curve: deque[float], width: int) -> Text:
+    """Return a curve and its newest value on one line: of the curve, as much of its end as there is room for."""
+    before, after = f"  {name}  ", f"  {curve[-1]:.4f}"
+    room = max(1, width - Text(before).cell_len - len(after))
+    return Text.assemble((before, "dim"), (sparkline(list(curve)[-room:]), "green"), after)
 
 
 def line(progress: Progress, served: Mapping[str, float] | None = None) -> str:
@@ -156,7 +162,7 @@ def line(progress: Progress, served: Mapping[str, float] | None = None) -> str:
     return " ".join(parts)
 
 
-def sparkline(values: deque[float]) -> str:
+def sparkline(values: Sequence[float]) -> str:
     """Return a curve in one line of bars, from its lowest to its highest value."""
     low, high = min(values), max(values)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0

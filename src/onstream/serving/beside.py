@@ -79,7 +79,9 @@ class Beside:
         try:
             self._listening.wait()
             if self._ending.is_set():
-                raise JobError("the server did not start:\n" + "\n".join(self._said))
+                # A command puts its name before its last words, and this process will put its own.
+                said = (line.removeprefix("onstream: ") for line in self._said)
+                raise JobError("the server did not start: " + "\n".join(said))
             yield
         finally:
             with self._restarting:

@@ -236,7 +236,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise JobError(f"cannot serve REST at {host}:{port}: {error.strerror or error}") from error
+        # Python adds the address, which is told already.
+        reason = (error.strerror or str(error)).partition(" (while attempting to bind")[0]
+        raise JobError(f"cannot serve REST at {host}:{port}: {reason}") from error
 
 
 def _add_port(server: Any, host: str, port: int, access: Access) -> int:
