@@ -51,10 +51,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--address", default="grpc://127.0.0.1:8815", help="of the server")
     parser.add_argument("--factor", type=float, default=50_000, help="how many seconds go by in one")
+    parser.add_argument("--hours", type=int, help="how many hours of the year are sent; all by default")
     arguments = parser.parse_args()
     # A writer with a name and sequence numbers: what was acknowledged once is not appended again.
     with Client(arguments.address, writer="send_departures", timeout_s=120) as client:
-        year = list(hours())
+        year = list(hours())[: arguments.hours]
         client.send(year[0][0], to="departures", sequence=0)
         known = {log: rows_in(arguments.address, log) for log in ("departures", "arrivals")}
         sent = dict.fromkeys(known, 0)
@@ -78,6 +79,9 @@ def main() -> None:
                     flush=True,
                 )
             time.sleep(max(0.0, began + (number - skipped) * 3600 / arguments.factor - time.monotonic()))
+        print(
+            f"all were sent: {sent['departures']:,} flights left and {sent['arrivals']:,} arrived", flush=True
+        )
 
 
 def rows_in(address: str, log: str) -> int:
