@@ -136,6 +136,10 @@ def test_a_column_that_the_stream_does_not_have_makes_every_row_bad(onstream, tm
     said = onstream.refused("train", job, code=1)
     assert "640 of the last 640 rows (100.0%) are bad" in said
     assert "missing column 'cost' (640)" in said
+    assert "did you mean" not in said
+    job.write_text(job.read_text().replace('Number("cost")', 'Number("prise")'))
+    said = onstream.refused("train", job, code=1)
+    assert said.endswith("; there is no column 'prise'; did you mean 'price'?\n")
 
 
 def test_a_job_that_keeps_diverging_ends_with_1(onstream, tmp_path):

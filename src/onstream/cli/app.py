@@ -7,8 +7,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -29,9 +29,9 @@ from onstream.cli.scoring import score
 from onstream.cli.serving import serve
 from onstream.cli.templates import TEMPLATES, hidden_by, job_text, template_of, write_sample
 from onstream.cli.terminal import watching
-from onstream.errors import JobError, OnstreamError, StreamError
+from onstream.errors import BadInputError, JobError, OnstreamError, StreamError
 from onstream.features import Declaration, Feature, guess, leaking
-from onstream.job import Check, Job, load_job
+from onstream.job import Job, load_job
 from onstream.serving.beside import Status
 from onstream.streams import Files
 from onstream.trainer import Observer, Summary
@@ -40,7 +40,7 @@ __all__ = ["app", "run"]
 
 _MOST_REJECTS = 10
 # How a reject tells that a column is missing.
-_MISSING = re.compile(r"^missing column '([^']+)'$")
+_MISSING = re.compile(r"missing column '([^']+)'")
 
 app = typer.Typer(
     help="Train a model on a live stream and serve it while it learns.",
@@ -117,7 +117,11 @@ def check(
         say(f"rejected: {reject.partition} at {reject.position}: {reject.reason}")
     if len(found.rejects) > _MOST_REJECTS:
         say(f"... and {len(found.rejects) - _MOST_REJECTS:,} more")
-    for hint in _hints(found):
+    reasons = [
+        *(str(row.get("rejected")) for row in found.rows),
+        *(reject.reason for reject in found.rejects),
+    ]
+    for hint in _hints(reasons, found.schema):
         say(hint)
     for note in found.notes:
         say(note)
@@ -143,7 +147,7 @@ def train(
 ) -> None:
     """Train until the stream ends, going on from the newest checkpoint. Ctrl-C stops with a checkpoint."""
     job = load_job(path).replace(parse_changes(changes))
-    with mistakes_shown(path), watching(out, f"onstream train {path}", every_s=every) as view:
+    with mistakes_shown(path), _hinted(job), watching(out, f"onstream train {path}", every_s=every) as view:
         summary = job.train(view)
     if summary.resumed_from is not None and not summary.learned and not summary.stopped:
         say(f"the stream has nothing new; to learn it anew, remove {Path(job.directory).resolve()}")
@@ -170,7 +174,7 @@ def run_job(
     """
     job = load_job(path).replace(parse_changes(changes))
     watch = partial(_watching, f"onstream run {path}", every)
-    with mistakes_shown(path):
+    with mistakes_shown(path), _hinted(job):
         summary = train_and_serve(job, name, context.args, watch)
     _end(job, summary)
 
@@ -217,19 +221,28 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     return parsed
 
 
-def _hints(found: Check) -> list[str]:
-    """Return which columns of the stream are called much like those that are missing."""
-    reasons = [str(row.get("rejected", "")) for row in found.rows] + [
-        reject.reason for reject in found.rejects
-    ]
+def _hints(reasons: Iterable[str], schema: pa.Schema) -> list[str]:
+    """Return which columns of a stream are called much like those that rows are rejected for the lack of."""
     missing = dict.fromkeys(name for reason in reasons for name in _MISSING.findall(reason))
     hints = []
     for name in missing:
-        near = difflib.get_close_matches(name.lower(), [n.lower() for n in found.schema.names], n=2)
-        close = [n for n in found.schema.names if n.lower() in near]
-        if close:
+        near = difflib.get_close_matches(name.lower(), [n.lower() for n in schema.names], n=2)
+        if close := [n for n in schema.names if n.lower() in near]:
             hints.append(f"there is no column {name!r}; did you mean {' or '.join(map(repr, close))}?")
     return hints
+
+
+@contextmanager
+def _hinted(job: Job) -> Iterator[None]:
+    """Add to an error of bad rows which columns may be meant."""
+    try:
+        yield
+    except BadInputError as error:
+        hints: list[str] = []
+        # What is wrong with the stream as well is not what ended the job.
+        with suppress(OnstreamError):
+            hints = _hints([str(error)], job.stream.schema())
+        raise BadInputError("; ".join([str(error), *hints])) from error
 
 
 def _guessed(source: str) -> tuple[list[Declaration], list[str]]:
