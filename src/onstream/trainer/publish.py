@@ -88,10 +88,10 @@ class Published:
     ----------
     tag : str
     version : int or None
-        Where the tag points; None as long as this run has looked at no checkpoint, or nothing was published.
+        Where the tag points; None as long as nothing was published.
     state : {"waiting", "open", "closed", "held", "failed"}
-        Whether the newest checkpoint of this run was published, or why not: there is none yet, its metrics are out of
-        bounds, the tag is held, or the tag could not be written.
+        Whether the newest checkpoint was published, or why not: there is none yet, its metrics are out of bounds,
+        the tag is held, or the tag could not be written.
     reason : str
         Why not, in words; empty when open or waiting.
     """
