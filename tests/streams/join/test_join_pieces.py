@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from onstream.streams.join.capture import stored_pieces
 from onstream.streams.join.pieces import Memory, Pieces
 
 MANY = """
@@ -44,6 +45,21 @@ def test_pages_that_were_read_are_given_back_and_read_again(tmp_path):
         assert mapped_kb(tmp_path) >= 700
         pieces.pieces[0].rest()
         assert mapped_kb(tmp_path) == 0
+
+
+def test_pieces_that_become_one_while_others_are_loaded_take_no_number_of_those(tmp_path):
+    # On disk each is a piece of its own; in memory there is room for ten of the twelve.
+    stored = Pieces(Memory(1, tmp_path))
+    for n in range(12):
+        stored.append(pa.RecordBatch.from_pydict({"n": np.arange(50) + 50 * n}), latest=n)
+    names = {f"rows-{piece.serial:08d}": piece.state() for piece in stored.pieces}
+    facts = {"pieces": {"rows": [[piece.serial, piece.latest] for piece in stored.pieces]}}
+    loaded = Pieces(Memory(8_000, tmp_path))
+    assert sum(batch.num_rows for batch in stored_pieces(names, "rows", loaded, facts)) == 600
+    assert len(loaded.pieces) < 12
+    assert len({piece.serial for piece in loaded.pieces}) == len(loaded.pieces)
+    found = [row["n"] for batch, _ in loaded.take(np.arange(600)) for row in batch.to_pylist()]
+    assert found == list(range(600))
 
 
 def mapped_kb(folder):

@@ -62,7 +62,9 @@ class JoinCapture:
 
 def stored_pieces(states: Mapping[str, State], kind: str, into: Pieces, facts: Mapping[str, Any]) -> Any:
     """Yield the record batches of a kind, one by one, each kept in `into`."""
-    for serial, latest in facts["pieces"][kind]:
+    stored = facts["pieces"][kind]
+    into.reserve(serial for serial, _ in stored)
+    for serial, latest in stored:
         name = _piece_name(kind, serial)
         if name not in states:
             raise CheckpointError(f"the checkpoint has no state {name!r} of its join; use another version")

@@ -7,7 +7,7 @@ import itertools
 import mmap
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +228,10 @@ class Pieces:
                 yield piece.batch.take(pa.array(local)), np.arange(at, stop)
             at = stop
 
+    def reserve(self, serials: Iterable[int]) -> None:
+        """Leave these numbers to pieces that are still to be loaded: those in between may be joined, and get others."""
+        self._serial = max(self._serial, *(serial + 1 for serial in serials), 0)
+
     def load(self, serial: int, state: State, latest: int, name: str) -> pa.RecordBatch:
         """Add the rows of a state that a piece gave, and return them."""
         try:
@@ -237,7 +241,6 @@ class Pieces:
                 f"state {name!r} of the checkpoint holds no rows that a join left: {error}"
             ) from error
         piece = Piece(serial, self.end, batch, latest)
-        self._serial = max(self._serial, serial + 1)
         self._add(piece)
         self._make_room()
         return batch
