@@ -28,8 +28,7 @@ from bench.data import mixed
 from bench.peers import torch_zoo
 from onstream import zoo
 from onstream.contracts import Batch, Field, Label, Layout, State, TableSpec
-from onstream.learners import Torch
-from onstream.learners.inputs import arrange
+from onstream.learners import Inputs, Torch
 from onstream.tables import Adagrad, TableGroup
 
 BATCH_ROWS = 1024
@@ -102,7 +101,7 @@ class Plain(nn.Module):
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
         part = "tensor/image" if tensor.dim() == 4 else "ids/t"
-        return self.network(arrange(self.layout, {part: tensor, "numbers": tensor.new_empty(len(tensor), 0)}))
+        return self.network(Inputs(self.layout, {part: tensor, "numbers": tensor.new_empty(len(tensor), 0)}))
 
 
 def layout_of(row: Row) -> Layout:
