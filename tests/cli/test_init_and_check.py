@@ -151,7 +151,10 @@ def test_an_unknown_template_is_refused_and_nothing_is_written(onstream):
 
 def test_a_source_that_is_not_there_or_empty_is_refused(onstream):
     said = onstream.refused("init", "job.py", "--from", "nothing.csv", code=1)
-    assert said == "onstream: no file matches 'nothing.csv'; check the path\n"
+    assert (
+        said
+        == "onstream: no file matches 'nothing.csv'; check the path; Files(..., follow=True) waits for one\n"
+    )
     Path("empty.csv").write_text("user,click\n")
     assert "empty.csv has no rows to guess features from" in onstream.refused(
         "init", "job.py", "--from", "empty.csv"

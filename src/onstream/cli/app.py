@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import pyarrow as pa
 import typer
@@ -24,12 +24,13 @@ from onstream.cli.choice import estimate
 from onstream.cli.console import err, out, say
 from onstream.cli.evolution import es
 from onstream.cli.mistakes import mistakes_shown
+from onstream.cli.options import parse_changes
 from onstream.cli.run import train_and_serve
 from onstream.cli.scoring import score
 from onstream.cli.serving import serve
 from onstream.cli.templates import TEMPLATES, hidden_by, job_text, template_of, write_sample
 from onstream.cli.terminal import watching
-from onstream.errors import BadInputError, JobError, OnstreamError, StreamError
+from onstream.errors import BadInputError, JobError, OnstreamError
 from onstream.features import Declaration, Feature, guess, leaking
 from onstream.job import Job, load_job
 from onstream.serving.beside import Status
@@ -101,7 +102,7 @@ def check(
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 3,
 ) -> None:
     """Print the resolved job, the first rows as the model sees them, and what it predicts before training."""
-    job = load_job(path).replace(parse_changes(changes))
+    job = load_job(path).replace(parse_changes(changes, "batch_size=4096"))
     with mistakes_shown(path):
         found = job.check(rows)
     say(pretty_repr(job.describe(), max_width=out.width))
@@ -146,7 +147,7 @@ def train(
     every: Every = 5.0,
 ) -> None:
     """Train until the stream ends, going on from the newest checkpoint. Ctrl-C stops with a checkpoint."""
-    job = load_job(path).replace(parse_changes(changes))
+    job = load_job(path).replace(parse_changes(changes, "batch_size=4096"))
     with mistakes_shown(path), _hinted(job), watching(out, f"onstream train {path}", every_s=every) as view:
         summary = job.train(view)
     if summary.resumed_from is not None and not summary.learned and not summary.stopped:
@@ -172,7 +173,7 @@ def run_job(
     If the job reads an embedded log, as in Job(Log("events.db"), ...), the server accepts examples for it, from the
     client or over Arrow Flight. Ctrl-C stops with a checkpoint.
     """
-    job = load_job(path).replace(parse_changes(changes))
+    job = load_job(path).replace(parse_changes(changes, "batch_size=4096"))
     watch = partial(_watching, f"onstream run {path}", every)
     with mistakes_shown(path), _hinted(job):
         summary = train_and_serve(job, name, context.args, watch)
@@ -210,17 +211,6 @@ def _watching(title: str, every_s: float, served: Callable[[], Status]) -> Abstr
     return watching(out, title, every_s=every_s, served=served)
 
 
-def parse_changes(changes: list[str] | None) -> dict[str, Any]:
-    """Return ``NAME=VALUE`` texts as a mapping."""
-    parsed = {}
-    for change in changes or []:
-        name, equals, value = change.partition("=")
-        if not equals or not name:
-            raise JobError(f"--set takes NAME=VALUE, such as --set batch_size=4096, got {change!r}")
-        parsed[name] = value
-    return parsed
-
-
 def _hints(reasons: Iterable[str], schema: pa.Schema) -> list[str]:
     """Return which columns of a stream are called much like those that rows are rejected for the lack of."""
     missing = dict.fromkeys(name for reason in reasons for name in _MISSING.findall(reason))
@@ -255,13 +245,9 @@ def _guessed(source: str) -> tuple[list[Declaration], list[str]]:
 
 
 def _first_batch(source: str) -> pa.RecordBatch:
-    try:
-        for chunk in Files(source).read({}, max_rows=_SAMPLE_ROWS, stop=threading.Event()):
-            if chunk.batch.num_rows:
-                return chunk.batch
-    except StreamError as error:
-        # A job may wait for files, which this does not.
-        raise StreamError(str(error).removesuffix(", or follow to wait for one")) from error
+    for chunk in Files(source).read({}, max_rows=_SAMPLE_ROWS, stop=threading.Event()):
+        if chunk.batch.num_rows:
+            return chunk.batch
     raise JobError(f"{source} has no rows to guess features from")
 
 

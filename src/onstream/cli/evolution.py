@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onstream.cli.console import counted, say
+from onstream.cli.options import parse_changes
 from onstream.errors import JobError
 from onstream.job import load_one
 from onstream.trainer.signals import stopped_by_signals
@@ -224,13 +225,7 @@ def _told(progress: Progress) -> None:
 
 
 def _changes(changes: list[str] | None) -> dict[str, Any]:
-    parsed: dict[str, Any] = {}
-    for change in changes or []:
-        name, equals, value = change.partition("=")
-        if not equals or not name:
-            raise JobError(f"--set takes NAME=VALUE, such as --set lr=0.01, got {change!r}")
-        parsed[name] = _number(value)
-    return parsed
+    return {name: _number(value) for name, value in parse_changes(changes, "lr=0.01").items()}
 
 
 def _number(text: str) -> int | float | str:

@@ -14,6 +14,7 @@ from onstream.contracts import Stream
 from onstream.errors import JobError
 from onstream.job import Job
 from onstream.serving.beside import Beside, Status
+from onstream.serving.settings import ServerSettings
 from onstream.streams import Cache, Join, Log, Sample
 from onstream.trainer import Observer, Summary
 
@@ -21,9 +22,6 @@ __all__ = ["Watching", "drain_of", "train_and_serve"]
 
 Watching = Callable[[Callable[[], Status]], AbstractContextManager[Observer]]
 """Given where the server's newest numbers are, opens the view that shows them beside those of the job."""
-
-# That of the server, unless it is told otherwise.
-_DRAIN_S = 10.0
 
 
 def train_and_serve(job: Job, name: str | None, options: Sequence[str], watching: Watching) -> Summary:
@@ -90,7 +88,7 @@ def drain_of(options: Sequence[str]) -> float:
     >>> drain_of(["--threads", "2", "--drain", "60"])
     60.0
     """
-    found = _DRAIN_S
+    found = ServerSettings.drain_s
     for option, following in zip(options, [*options[1:], ""], strict=False):
         name, equals, value = option.partition("=")
         if name == "--drain":

@@ -243,7 +243,7 @@ class Trainer:
         state, counts = self._state, self._state.counts
         outcome = None
         if batch.num_rows:
-            state.see(batch)
+            state.prepare(batch)
             ids_before = state.num_ids()
             rows = self.tables.pull(batch.keys, now=counts.event_time, plans=batch.plans)
             if state.guard and not batch.again:

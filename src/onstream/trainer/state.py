@@ -128,7 +128,7 @@ class TrainingState:
         """Return the number of rows of all tables, and of ids that wait for one."""
         return sum(len(self.tables[name]) + self.tables[name].num_candidates for name in self.tables)
 
-    def see(self, batch: Batch) -> None:
+    def prepare(self, batch: Batch) -> None:
         """Get ready to learn from a batch that has rows."""
         # From now on the learner has its own to export.
         self._network = None

@@ -85,7 +85,9 @@ def list_files(paths: Paths, format: FileFormat | None, *, must_match: bool) -> 
     for entry in [os.fspath(each) for each in given]:
         root, matches = _match(entry, any_name=format is not None)
         if not matches and must_match:
-            raise StreamError(f"no file matches {entry!r}; check the path, or follow to wait for one")
+            raise StreamError(
+                f"no file matches {entry!r}; check the path; Files(..., follow=True) waits for one"
+            )
         roots.append(root)
         for path in matches:
             kind, compression = _kind(path)

@@ -10,6 +10,7 @@ from onstream.errors import JobError
 from onstream.feedback import duration_text
 from onstream.streams.join.plan import Plan
 from onstream.streams.join.reading import InputRules
+from onstream.streams.join.times import US_PER_S
 
 __all__ = ["Rules", "check_same_rules"]
 
@@ -72,4 +73,4 @@ def _named(stored: Sequence[Any]) -> dict[str, Any]:
 def _readable(name: str, fact: Any) -> str:
     """Return a fact as people write it: durations with their units."""
     is_duration = name == "lateness" or name.endswith(".window")
-    return repr(duration_text(fact / 1e6) if is_duration and isinstance(fact, int) else fact)
+    return repr(duration_text(fact / US_PER_S) if is_duration and isinstance(fact, int) else fact)
