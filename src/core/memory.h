@@ -14,6 +14,15 @@ namespace onstream {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
+// Gives memory its pages now, with one call in place of a fault for each. What is read before it is written would
+// else be mapped twice: first to the system's page of zeros, then, every processor being told, to one of its own.
+inline void populate([[maybe_unused]] std::byte* at, [[maybe_unused]] size_t bytes) {
+#ifdef MADV_POPULATE_WRITE
+    // Older systems refuse it; then pages come as they are used.
+    madvise(at, bytes, MADV_POPULATE_WRITE);
+#endif
+}
+
 // Zeroed memory straight from the system. Large pieces ask for huge pages: rows are read at random, and with
 // small pages every read would also miss the translation buffer.
 class Pages {
@@ -96,6 +105,7 @@ class Arena {
             used_ = 0;
         }
         std::byte* at = regions_.back().data() + used_;
+        if (current_ < kHugePage) populate(at, block_);
         used_ += block_;
         blocks_ += 1;
         return at;

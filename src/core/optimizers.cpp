@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "rows.h"
+
 // Each loop over rows is compiled for several instruction sets and chosen at load time, so that one wheel
 // runs well everywhere.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -19,8 +21,7 @@ constexpr size_t kAhead = 8;
 
 inline void prefetch(const Step* steps, size_t i, size_t n, uint32_t bytes) {
     if (i + kAhead >= n) return;
-    const auto* row = reinterpret_cast<const char*>(steps[i + kAhead].weights);
-    for (uint32_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 1);
+    prefetch_bytes<1>(steps[i + kAhead].weights, bytes);
 }
 
 // v <- momentum * v + g; w <- w - lr * v. Without momentum there is no state.

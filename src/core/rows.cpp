@@ -66,6 +66,7 @@ void Partition::grow() {
     const uint32_t before = 1u << bits_;
     // The larger index first: if there is no memory for it, nothing has changed.
     Pages old(sizeof(uint64_t) << (bits_ + 1));
+    populate(old.data(), old.size());
     std::swap(old, index_);
     bits_ += 1;
     const auto* slots = reinterpret_cast<const uint64_t*>(old.data());

@@ -16,6 +16,14 @@ constexpr uint32_t kPartitions = 16;
 inline uint64_t spread(uint64_t key) { return mix(key ^ 0x6f6e73747265616dULL); }
 inline uint32_t partition_of(uint64_t spread_key) { return spread_key & (kPartitions - 1); }
 
+// Asks for every cache line of `bytes` bytes, of the last as well: they may begin anywhere in the first.
+template <int kWrite>
+inline void prefetch_bytes(const void* from, uint32_t bytes) {
+    const auto* at = static_cast<const char*>(from);
+    for (uint32_t b = 0; b < bytes; b += 64) __builtin_prefetch(at + b, kWrite);
+    __builtin_prefetch(at + bytes - 1, kWrite);
+}
+
 // A row as it lies in memory. Its floats follow: weights, then the optimizer's state.
 struct Row {
     uint64_t key;    // 0: the row is free
@@ -45,14 +53,9 @@ class Partition {
     // The steps of one look-up, apart so that a caller can overlap the memory latency of many.
     void prefetch_slot(uint64_t spread_key) const { __builtin_prefetch(&slots()[home(tag_of(spread_key))]); }
     uint32_t guess(uint64_t spread_key) const;  // the row whose tag fits, or kNone: there is no row
-    void prefetch_row(uint32_t id) const {
-        const char* at = reinterpret_cast<const char*>(row(id));
-        for (uint32_t b = 0; b < stride_; b += 64) __builtin_prefetch(at + b, 1);
-    }
-
+    void prefetch_row(uint32_t id) const { prefetch_bytes<1>(row(id), stride_); }
     void prefetch_weights(uint32_t id, uint32_t dim) const {
-        const char* at = reinterpret_cast<const char*>(row(id));
-        for (uint32_t b = 0; b < sizeof(Row) + 4 * dim; b += 64) __builtin_prefetch(at + b);
+        prefetch_bytes<0>(row(id), sizeof(Row) + 4 * dim);
     }
 
     uint32_t find(uint64_t key, uint64_t spread_key) const;
