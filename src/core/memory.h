@@ -3,9 +3,11 @@
 
 #include <sys/mman.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <utility>
 #include <vector>
@@ -90,36 +92,64 @@ class Buffer {
     size_t capacity_ = 0;
 };
 
-// Hands out blocks of one size. Regions double up to a bound, so a small table is small and a large one has
-// few of them.
+// Hands out blocks of one size, to any thread. Regions double up to a bound, so a small table is small and a
+// large one has few of them.
 class Arena {
   public:
     explicit Arena(size_t block_bytes) : block_(block_bytes) {}
 
     std::byte* block() {
+        std::lock_guard guard(mutex_);
         if (used_ + block_ > current_) {
-            const size_t wanted = regions_.empty() ? 4 * block_ : 2 * current_;
+            const size_t wanted = regions_.empty() ? 16 * block_ : 2 * current_;
             current_ = wanted < kLargest ? wanted : kLargest;
             if (current_ < block_) current_ = block_;
             regions_.emplace_back(current_);
             used_ = 0;
         }
         std::byte* at = regions_.back().data() + used_;
-        if (current_ < kHugePage) populate(at, block_);
         used_ += block_;
-        blocks_ += 1;
         return at;
     }
 
-    size_t size_bytes() const { return blocks_ * block_; }
+    size_t block_bytes() const { return block_; }
 
   private:
     static constexpr size_t kLargest = size_t{64} << 20;
     size_t block_;
+    std::mutex mutex_;
     size_t current_ = 0;
     size_t used_ = 0;
-    size_t blocks_ = 0;
     std::vector<Pages> regions_;
+};
+
+// Memory for things that grow alike: each has its part of one piece, so that they fill huge pages together long
+// before one alone could.
+class Siblings {
+  public:
+    explicit Siblings(uint32_t number) : number_(number) {}
+
+    // Zeroed; `bytes` is a power of two. Each sibling asks once for a size. A piece goes with its last part.
+    std::shared_ptr<std::byte> part(uint32_t sibling, size_t bytes) {
+        const bool alone = bytes >= kHugePage;
+        std::shared_ptr<Pages> piece;
+        if (alone) {
+            piece = std::make_shared<Pages>(bytes);
+        } else {
+            std::lock_guard guard(mutex_);
+            std::weak_ptr<Pages>& known = pieces_[std::countr_zero(bytes)];
+            piece = known.lock();
+            if (!piece) known = piece = std::make_shared<Pages>(bytes * number_);
+        }
+        std::byte* at = piece->data() + (alone ? 0 : sibling * bytes);
+        populate(at, bytes);
+        return {std::move(piece), at};
+    }
+
+  private:
+    uint32_t number_;
+    std::mutex mutex_;
+    std::weak_ptr<Pages> pieces_[std::countr_zero(kHugePage)];
 };
 
 }  // namespace onstream

@@ -19,17 +19,23 @@ uint32_t chunk_bits(uint32_t stride) {
 
 }  // namespace
 
-Partition::Partition(uint32_t floats)
-    : stride_((sizeof(Row) + 4 * floats + 7) / 8 * 8),
-      chunk_bits_(chunk_bits(stride_)),
+Memory::Memory(uint32_t floats)
+    : stride((sizeof(Row) + 4 * floats + 7) / 8 * 8),
+      chunk_bits(onstream::chunk_bits(stride)),
+      chunks(size_t{stride} << chunk_bits) {}
+
+Partition::Partition(uint32_t number, Memory& memory)
+    : number_(number),
+      stride_(memory.stride),
+      chunk_bits_(memory.chunk_bits),
       chunk_mask_((1u << chunk_bits_) - 1),
       bits_(kFirstBits),
-      index_(sizeof(uint64_t) << kFirstBits),
-      arena_(size_t{stride_} << chunk_bits_) {}
+      memory_(&memory),
+      index_(memory.indexes.part(number, sizeof(uint64_t) << kFirstBits)) {}
 
 size_t Partition::size_bytes() const {
-    return index_.size() + arena_.size_bytes() + chunks_.capacity() * sizeof(std::byte*) +
-           free_.capacity() * sizeof(uint32_t) +
+    return (sizeof(uint64_t) << bits_) + chunks_.size() * memory_->chunks.block_bytes() +
+           chunks_.capacity() * sizeof(std::byte*) + free_.capacity() * sizeof(uint32_t) +
            (touched_.capacity() + held_.capacity() + deleted_.capacity()) * sizeof(uint64_t);
 }
 
@@ -65,11 +71,10 @@ void Partition::insert_slot(uint32_t tag, uint32_t id) {
 void Partition::grow() {
     const uint32_t before = 1u << bits_;
     // The larger index first: if there is no memory for it, nothing has changed.
-    Pages old(sizeof(uint64_t) << (bits_ + 1));
-    populate(old.data(), old.size());
+    std::shared_ptr<std::byte> old = memory_->indexes.part(number_, sizeof(uint64_t) << (bits_ + 1));
     std::swap(old, index_);
     bits_ += 1;
-    const auto* slots = reinterpret_cast<const uint64_t*>(old.data());
+    const auto* slots = reinterpret_cast<const uint64_t*>(old.get());
     for (uint32_t at = 0; at < before; ++at) {
         if (slots[at] != 0) {
             insert_slot(static_cast<uint32_t>(slots[at] >> 32), static_cast<uint32_t>(slots[at]) - 1);
@@ -90,7 +95,7 @@ uint32_t Partition::new_id() {
     }
     if ((ids_ & chunk_mask_) == 0) {
         chunks_.reserve(chunks_.size() + 1);
-        chunks_.push_back(arena_.block());
+        chunks_.push_back(memory_->chunks.block());
     }
     return ids_++;
 }

@@ -36,12 +36,22 @@ struct Row {
 };
 static_assert(sizeof(Row) == 16);
 
+// Where the rows of all partitions of a table lie, and their indexes.
+struct Memory {
+    explicit Memory(uint32_t floats);
+
+    const uint32_t stride;  // bytes from one row to the next
+    const uint32_t chunk_bits;
+    Arena chunks;
+    Siblings indexes{kPartitions};
+};
+
 // The rows of one partition.
 class Partition {
   public:
     static constexpr uint32_t kNone = 0xffffffffu;
 
-    explicit Partition(uint32_t floats);
+    Partition(uint32_t number, Memory& memory);
 
     uint32_t size() const { return size_; }
     size_t size_bytes() const;
@@ -79,11 +89,12 @@ class Partition {
     // index is one pass through it that touches no row.
     static uint32_t tag_of(uint64_t spread_key) { return static_cast<uint32_t>(spread_key >> 32); }
     uint32_t home(uint32_t tag) const { return static_cast<uint32_t>(uint64_t{tag} << bits_ >> 32); }
-    uint64_t* slots() const { return reinterpret_cast<uint64_t*>(index_.data()); }
+    uint64_t* slots() const { return reinterpret_cast<uint64_t*>(index_.get()); }
     void insert_slot(uint32_t tag, uint32_t id);
     void grow();
     uint32_t new_id();
 
+    uint32_t number_;
     uint32_t stride_;
     uint32_t chunk_bits_;
     uint32_t chunk_mask_;
@@ -91,8 +102,8 @@ class Partition {
     uint32_t size_ = 0;
     uint32_t ids_ = 0;  // rows ever laid out
     uint64_t cursor_ = 0;
-    Pages index_;
-    Arena arena_;
+    Memory* memory_;
+    std::shared_ptr<std::byte> index_;
     std::vector<std::byte*> chunks_;
     std::vector<uint32_t> free_;
     std::vector<uint64_t> touched_;  // one bit a row: changed since the last cut

@@ -97,11 +97,13 @@ Table::Table(const Config& config) : config_(config) {
         offset += slice.width;
         state_width_ += slice.state_width;
     }
+    row_memory_ = std::make_unique<Memory>(config_.dim + state_width_);
     rows_.reserve(kPartitions);
-    for (uint32_t p = 0; p < kPartitions; ++p) rows_.emplace_back(config_.dim + state_width_);
+    for (uint32_t p = 0; p < kPartitions; ++p) rows_.emplace_back(p, *row_memory_);
     if (config_.admission.kind == Admission::kSeen) {
+        candidate_memory_ = std::make_unique<Memory>(0);
         candidates_.reserve(kPartitions);
-        for (uint32_t p = 0; p < kPartitions; ++p) candidates_.emplace_back(0);
+        for (uint32_t p = 0; p < kPartitions; ++p) candidates_.emplace_back(p, *candidate_memory_);
     }
     if (config_.admission.kind == Admission::kSketch) {
         sketch_.resize(size_t{kPartitions} * kSketchDepth * config_.admission.cells);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <shared_mutex>
 #include <vector>
@@ -100,6 +101,7 @@ class Table {
 
     Config config_;
     uint32_t state_width_ = 0;
+    std::unique_ptr<Memory> row_memory_, candidate_memory_;
     std::vector<Partition> rows_;
     std::vector<Partition> candidates_;  // keys that wait for admission: rows without floats
     std::vector<uint8_t> sketch_;        // (partitions, depth, cells), count-min
