@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include "threads.h"
@@ -13,19 +15,69 @@ constexpr size_t kFewKeys = 4096;
 
 std::atomic<uint64_t> plans{0};
 
+// Without a branch: compilers make one of `?:` where they please. `condition` is 0 or 1.
+inline uint32_t pick(uint32_t condition, uint32_t yes, uint32_t no) {
+    uint32_t mask = 0 - condition;
+#ifdef __GNUC__
+    __asm__("" : "+r"(mask));
+#endif
+    return (yes & mask) | (no & ~mask);
+}
+
 }  // namespace
+
+// What plans that are gone have left.
+class Plan::Spare {
+  public:
+    Arrays take() {
+        std::lock_guard guard(mutex_);
+        if (arrays_.empty()) return {};
+        Arrays last = std::move(arrays_.back());
+        arrays_.pop_back();
+        return last;
+    }
+
+    void give(Arrays&& arrays) {
+        std::lock_guard guard(mutex_);
+        if (arrays_.size() < kMost) arrays_.push_back(std::move(arrays));
+    }
+
+    // Never destroyed: plans may outlive whatever belongs to this file.
+    static Spare& of_process() {
+        static auto* spare = new Spare;
+        return *spare;
+    }
+
+  private:
+    // As many as are alive at once where a stream is read ahead.
+    static constexpr size_t kMost = 4;
+
+    Spare() { arrays_.reserve(kMost); }
+
+    std::mutex mutex_;
+    std::vector<Arrays> arrays_;
+};
+
+Plan::Plan(const uint64_t* keys, size_t n, int threads) : arrays_(Spare::of_process().take()) {
+    make(keys, n, threads);
+}
+
+Plan::~Plan() {
+    if (size_ > kFewKeys) Spare::of_process().give(std::move(arrays_));
+}
 
 int threads_for(size_t n, int threads) { return n < kFewKeys ? 1 : threads; }
 
 void Plan::make(const uint64_t* keys, size_t n, int threads) {
     size_ = n;
     serial_ = ++plans;
-    for (Buffer<uint32_t>* buffer : {&by_position_, &positions_, &places_, &firsts_, &counts_})
+    for (Buffer<uint32_t>* buffer :
+         {&arrays_.by_position, &arrays_.positions, &arrays_.places, &arrays_.firsts, &arrays_.counts})
         buffer->grow_to(n);
-    for (Buffer<uint64_t>* buffer : {&keys_, &spreads_}) buffer->grow_to(n);
+    for (Buffer<uint64_t>* buffer : {&arrays_.keys, &arrays_.spreads}) buffer->grow_to(n);
     threads = threads_for(n, threads);
     group(keys, threads);
-    for_each_item(threads, kPartitions, [&](size_t p) { find_distinct(keys, static_cast<uint32_t>(p)); });
+    for_each_item(threads, kPartitions, [&](size_t p) { find_distinct(static_cast<uint32_t>(p)); });
 }
 
 // A stable counting sort of the positions by partition. Each thread takes a range of positions, so all writes
@@ -57,46 +109,61 @@ void Plan::group(const uint64_t* keys, int threads) {
         const size_t end = size_ * (r + 1) / ranges;
         for (size_t i = size_ * r / ranges; i < end; ++i) {
             if (keys[i] == kNoRow) {
-                by_position_[i] = kNone;
+                arrays_.by_position[i] = kNone;
             } else {
-                positions_[next[partition_of(spread(keys[i]))]++] = static_cast<uint32_t>(i);
+                const uint32_t slot = next[partition_of(spread(keys[i]))]++;
+                arrays_.positions[slot] = static_cast<uint32_t>(i);
+                arrays_.keys[slot] = keys[i];
             }
         }
     });
 }
 
-// `spread` is a bijection, so equal spread keys are equal keys.
-void Plan::find_distinct(const uint64_t* keys, uint32_t p) {
+// `spread` is a bijection, so equal spread keys are equal keys. Whether a key was met before is as good as random,
+// so nothing branches on it: what is stored for a first one is stored for a repeated one too, where the next
+// overwrites it.
+void Plan::find_distinct(uint32_t p) {
     const uint32_t begin = bounds_[p];
     const uint32_t end = bounds_[p + 1];
     uint32_t bits = 4;
-    while ((size_t{1} << bits) < size_t{2} * (end - begin)) bits += 1;
+    while (2 * (size_t{1} << bits) < size_t{3} * (end - begin)) bits += 1;
     // A hash set of places, each plus 1; 0 is empty.
-    std::vector<uint32_t> met(size_t{1} << bits, 0);
+    std::vector<uint32_t> set(size_t{1} << bits, 0);
     const uint32_t mask = (1u << bits) - 1;
+    uint32_t* const met = set.data();
+    uint64_t* const keys = arrays_.keys.data();
+    uint64_t* const spreads = arrays_.spreads.data();
+    uint32_t* const positions = arrays_.positions.data();
+    uint32_t* const places = arrays_.places.data();
+    uint32_t* const firsts = arrays_.firsts.data();
+    uint32_t* const counts = arrays_.counts.data();
+    uint32_t* const by_position = arrays_.by_position.data();
     uint32_t next = begin;
     uint32_t repeat = begin;
     for (uint32_t slot = begin; slot < end; ++slot) {
-        const uint32_t position = positions_[slot];
-        const uint64_t spread_key = spread(keys[position]);
+        const uint32_t position = positions[slot];
+        const uint64_t key = keys[slot];
+        const uint64_t spread_key = spread(key);
+        // Behind what is read: of the slots before this one, `next` and `repeat` have each counted a part.
+        keys[next] = key;
+        spreads[next] = spread_key;
+        firsts[next] = position;
+        counts[next] = 0;
         // The partition took the lowest bits; the index of the table will take the highest.
         uint32_t at = static_cast<uint32_t>(spread_key >> 8) & mask;
-        while (met[at] != 0 && spreads_[met[at] - 1] != spread_key) at = (at + 1) & mask;
-        if (met[at] == 0) {
-            keys_[next] = keys[position];
-            spreads_[next] = spread_key;
-            firsts_[next] = position;
-            counts_[next] = 1;
-            by_position_[position] = next;
-            met[at] = ++next;
-            continue;
+        uint32_t is_first, place;
+        for (;; at = (at + 1) & mask) {
+            is_first = met[at] == 0;
+            place = pick(is_first, next, met[at] - 1);
+            if (spreads[place] == spread_key) break;
         }
-        const uint32_t place = met[at] - 1;
-        counts_[place] += 1;
-        by_position_[position] = place;
-        // Behind what is read: of the slots before this one, one at least was a first.
-        positions_[repeat] = position;
-        places_[repeat++] = place;
+        met[at] = place + 1;
+        counts[place] += 1;
+        by_position[position] = place;
+        positions[repeat] = position;
+        places[repeat] = place;
+        next += is_first;
+        repeat += 1 - is_first;
     }
     num_distinct_[p] = next - begin;
 }
