@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -16,8 +17,9 @@ namespace onstream {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
-// Gives memory its pages now, with one call in place of a fault for each. What is read before it is written would
-// else be mapped twice: first to the system's page of zeros, then, every processor being told, to one of its own.
+// Gives memory its pages now, with one call in place of a fault for each. What is read before it is written
+// would else be mapped twice: first to the system's page of zeros, then, every processor being told, to one
+// of its own.
 inline void populate([[maybe_unused]] std::byte* at, [[maybe_unused]] size_t bytes) {
 #ifdef MADV_POPULATE_WRITE
     // Older systems refuse it; then pages come as they are used.
@@ -73,73 +75,102 @@ class Pages {
     size_t size_ = 0;
 };
 
-// Values that are written before they are read: growing forgets them and sets nothing to zero.
+constexpr size_t kCacheLine = 64;
+
+// Values that are written before they are read: growing forgets them and sets nothing to zero. They begin
+// with a cache line, so that rows as wide as lines share none.
 template <typename T>
 class Buffer {
   public:
     void grow_to(size_t n) {
         if (n <= capacity_) return;
-        data_ = std::make_unique_for_overwrite<T[]>(n);
+        data_.reset(static_cast<T*>(::operator new(n * sizeof(T), kAlignment)));
         capacity_ = n;
     }
     T* data() { return data_.get(); }
     const T* data() const { return data_.get(); }
-    T& operator[](size_t i) { return data_[i]; }
-    const T& operator[](size_t i) const { return data_[i]; }
+    T& operator[](size_t i) { return data_.get()[i]; }
+    const T& operator[](size_t i) const { return data_.get()[i]; }
 
   private:
-    std::unique_ptr<T[]> data_;
+    static constexpr std::align_val_t kAlignment{kCacheLine};
+
+    struct Free {
+        void operator()(T* at) const { ::operator delete(at, kAlignment); }
+    };
+
+    std::unique_ptr<T, Free> data_;
     size_t capacity_ = 0;
 };
 
-// Hands out blocks of one size, to any thread. Regions double up to a bound, so a small table is small and a
-// large one has few of them.
+// Hands out blocks of one size, to any thread; what they hold is not set. Regions double up to a bound, so a
+// small table is small and a large one has few of them.
 class Arena {
   public:
     explicit Arena(size_t block_bytes) : block_(block_bytes) {}
 
+    size_t block_bytes() const { return block_; }
+
     std::byte* block() {
         std::lock_guard guard(mutex_);
-        if (used_ + block_ > current_) {
-            const size_t wanted = regions_.empty() ? 16 * block_ : 2 * current_;
-            current_ = wanted < kLargest ? wanted : kLargest;
-            if (current_ < block_) current_ = block_;
-            regions_.emplace_back(current_);
-            used_ = 0;
+        while (!open_.empty() && open_.back().used + block_ > open_.back().pages.size()) {
+            full_.push_back(std::move(open_.back().pages));
+            open_.pop_back();
         }
-        std::byte* at = regions_.back().data() + used_;
-        used_ += block_;
+        if (open_.empty()) {
+            open_.push_back({Pages(std::max(next_bytes_, block_)), 0});
+            next_bytes_ = std::min(2 * next_bytes_, kLargest);
+        }
+        std::byte* at = open_.back().pages.data() + open_.back().used;
+        open_.back().used += block_;
         return at;
     }
 
-    size_t block_bytes() const { return block_; }
+    // Takes over what others do not need any more. It comes first: new pages cost more than memory that is
+    // there.
+    void add(Pages&& pages) noexcept {
+        std::lock_guard guard(mutex_);
+        try {
+            open_.push_back({std::move(pages), 0});
+        } catch (const std::bad_alloc&) {
+            // Then the system has them back.
+        }
+    }
 
   private:
+    static constexpr size_t kFirstBlocks = 16;
     static constexpr size_t kLargest = size_t{64} << 20;
+
+    struct Region {
+        Pages pages;
+        size_t used;
+    };
+
     size_t block_;
     std::mutex mutex_;
-    size_t current_ = 0;
-    size_t used_ = 0;
-    std::vector<Pages> regions_;
+    size_t next_bytes_ = kFirstBlocks * block_;
+    std::vector<Region> open_;  // with room left; the last is used first
+    std::vector<Pages> full_;
 };
 
-// Memory for things that grow alike: each has its part of one piece, so that they fill huge pages together long
-// before one alone could.
+// Memory for things that grow alike: each has its part of one piece, so that they fill huge pages together
+// long before one alone could.
 class Siblings {
   public:
-    explicit Siblings(uint32_t number) : number_(number) {}
+    // `outgrown` takes over what all have left.
+    Siblings(uint32_t number, Arena& outgrown) : number_(number), outgrown_(outgrown) {}
 
-    // Zeroed; `bytes` is a power of two. Each sibling asks once for a size. A piece goes with its last part.
+    // Zeroed; `bytes` is a power of two. Each sibling asks once for a size, and for ever larger ones.
     std::shared_ptr<std::byte> part(uint32_t sibling, size_t bytes) {
         const bool alone = bytes >= kHugePage;
         std::shared_ptr<Pages> piece;
         if (alone) {
-            piece = std::make_shared<Pages>(bytes);
+            piece = make(bytes);
         } else {
             std::lock_guard guard(mutex_);
             std::weak_ptr<Pages>& known = pieces_[std::countr_zero(bytes)];
             piece = known.lock();
-            if (!piece) known = piece = std::make_shared<Pages>(bytes * number_);
+            if (!piece) known = piece = make(bytes * number_);
         }
         std::byte* at = piece->data() + (alone ? 0 : sibling * bytes);
         populate(at, bytes);
@@ -147,7 +178,15 @@ class Siblings {
     }
 
   private:
+    std::shared_ptr<Pages> make(size_t bytes) {
+        return {new Pages(bytes), [this](Pages* left) {
+                    const std::unique_ptr<Pages> own(left);
+                    if (left->size() >= kHugePage) outgrown_.add(std::move(*left));
+                }};
+    }
+
     uint32_t number_;
+    Arena& outgrown_;
     std::mutex mutex_;
     std::weak_ptr<Pages> pieces_[std::countr_zero(kHugePage)];
 };

@@ -119,9 +119,9 @@ void Plan::group(const uint64_t* keys, int threads) {
     });
 }
 
-// `spread` is a bijection, so equal spread keys are equal keys. Whether a key was met before is as good as random,
-// so nothing branches on it: what is stored for a first one is stored for a repeated one too, where the next
-// overwrites it.
+// `spread` is a bijection, so equal spread keys are equal keys. Whether a key was met before is as good as
+// random, so nothing branches on it: what is stored for a first one is stored for a repeated one too, where
+// the next overwrites it.
 void Plan::find_distinct(uint32_t p) {
     const uint32_t begin = bounds_[p];
     const uint32_t end = bounds_[p + 1];

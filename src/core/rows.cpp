@@ -22,7 +22,8 @@ uint32_t chunk_bits(uint32_t stride) {
 Memory::Memory(uint32_t floats)
     : stride((sizeof(Row) + 4 * floats + 7) / 8 * 8),
       chunk_bits(onstream::chunk_bits(stride)),
-      chunks(size_t{stride} << chunk_bits) {}
+      chunks(size_t{stride} << chunk_bits),
+      indexes(kPartitions, chunks) {}
 
 Partition::Partition(uint32_t number, Memory& memory)
     : number_(number),

@@ -43,7 +43,7 @@ struct Memory {
     const uint32_t stride;  // bytes from one row to the next
     const uint32_t chunk_bits;
     Arena chunks;
-    Siblings indexes{kPartitions};
+    Siblings indexes;
 };
 
 // The rows of one partition.

@@ -73,13 +73,14 @@ void sum_repeats(const Plan& plan, uint32_t p, const float* grads, float* sums, 
     const uint32_t last = begin + plan.num_distinct(p);
     for (uint32_t place = begin; place < last; ++place) {
         // Those that occur once as well: they are read soon after.
-        if (place + kAhead < last) __builtin_prefetch(grads + size_t{plan.firsts()[place + kAhead]} * dim);
+        if (place + kAhead < last)
+            prefetch_bytes<0>(grads + size_t{plan.firsts()[place + kAhead]} * dim, 4 * dim);
         if (plan.counts()[place] == 1) continue;
         copy_row(sums + size_t{place} * dim, grads + size_t{plan.firsts()[place]} * dim, dim);
     }
     const uint32_t end = begin + plan.num_repeats(p);
     for (uint32_t i = begin; i < end; ++i) {
-        if (i + kAhead < end) __builtin_prefetch(grads + size_t{plan.repeats()[i + kAhead]} * dim);
+        if (i + kAhead < end) prefetch_bytes<0>(grads + size_t{plan.repeats()[i + kAhead]} * dim, 4 * dim);
         const float* __restrict grad = grads + size_t{plan.repeats()[i]} * dim;
         float* __restrict sum = sums + size_t{plan.repeat_places()[i]} * dim;
         for (uint32_t j = 0; j < dim; ++j) sum[j] += grad[j];
