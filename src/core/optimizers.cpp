@@ -17,7 +17,7 @@ namespace onstream {
 namespace {
 
 // Rows lie scattered: ask for the one that is needed this many steps later.
-constexpr size_t kAhead = 8;
+constexpr size_t kAhead = 16;
 
 inline void prefetch(const Step* steps, size_t i, size_t n, uint32_t bytes) {
     if (i + kAhead >= n) return;
