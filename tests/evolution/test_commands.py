@@ -53,6 +53,28 @@ def test_the_same_seed_tries_the_same_perturbations(onstream, tmp_path):
     assert keys[0] == keys[1] != keys[2]
 
 
+MISTAKE = """
+from onstream.evolution import Episodes, Policy
+from torch import nn
+
+def nearness(act, seed):
+    return act.nearness
+
+policy = Policy(lambda: nn.Linear(3, 2), Episodes(nearness, (3,), ("x", "y")), sigma=0.2, lr=0.1, population=8)
+"""
+
+
+@pytest.mark.parametrize("command", [("sample", "--episodes", 2), ("evaluate",)])
+def test_a_mistake_in_the_policy_is_shown_from_its_file_on(onstream, tmp_path, command):
+    path, model = policy_file(tmp_path), tmp_path / "model"
+    onstream.fine("es", "init", path, model)
+    path.write_text(MISTAKE)
+    code, _, said = onstream("es", command[0], path, model, *command[1:])
+    assert code == 1
+    assert said.startswith(f"onstream: {path}, line 6: AttributeError: ")
+    assert "in nearness" in said and "typer" not in said
+
+
 def test_evaluating_tells_whether_the_target_is_reached(onstream, tmp_path):
     path, model = policy_file(tmp_path), tmp_path / "model"
     onstream.fine("es", "init", path, model)

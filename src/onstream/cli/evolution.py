@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onstream.cli.console import counted, say
+from onstream.cli.mistakes import mistakes_shown
 from onstream.cli.options import parse_changes
 from onstream.errors import JobError
 from onstream.job import load_one
@@ -44,7 +45,8 @@ def begin_policy(path: PolicyFile, directory: Directory) -> None:
     """Begin a model directory: its first version is the policy as it is made."""
     from onstream.evolution import begin
 
-    manifest = begin(_policy(path), directory)
+    with mistakes_shown(path):
+        manifest = begin(_policy(path), directory)
     say(
         f"version {manifest.version} of {directory}; next:\n"
         f"  onstream es sample {path} {directory} --episodes 100\n  onstream es update {directory}"
@@ -89,7 +91,7 @@ def sample_policy(
     if beside:
         threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
     logged = 0
-    with stopped_by_signals(stop), Sampler(policy, directory, seed=seed) as sampler:
+    with mistakes_shown(path), stopped_by_signals(stop), Sampler(policy, directory, seed=seed) as sampler:
         most = together or policy.population
         while not stop.is_set() and (episodes is None or logged < episodes):
             if episodes is None:
@@ -133,7 +135,7 @@ def evaluate_policy(
     from onstream.evolution import Sampler
 
     _act_alone()
-    with Sampler(_policy(path), directory) as sampler:
+    with mistakes_shown(path), Sampler(_policy(path), directory) as sampler:
         mean = float(sampler.evaluate(episodes, seed=seed).mean())
         say(f"version {sampler.version}: mean reward of {episodes} episodes {mean:.2f}")
     if target is not None and mean < target:
@@ -165,11 +167,12 @@ def run_policy(
     _act_alone()
     policy = _policy(path)
     if not CheckpointLog(LocalStore(directory)).versions():
-        begin(policy, directory)
+        with mistakes_shown(path):
+            begin(policy, directory)
     stop = threading.Event()
     made = 0
     commands = [_sampler_command(path, directory, policy, samplers, at, seed) for at in range(samplers)]
-    with Sampler(policy, directory) as judge:
+    with mistakes_shown(path), Sampler(policy, directory) as judge:
 
         def updated(progress: Progress) -> None:
             nonlocal made
