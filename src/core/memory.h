@@ -82,6 +82,16 @@ constexpr size_t kCacheLine = 64;
 template <typename T>
 class Buffer {
   public:
+    Buffer() = default;
+    Buffer(Buffer&& other) noexcept
+        : data_(std::move(other.data_)), capacity_(std::exchange(other.capacity_, 0)) {}
+    Buffer& operator=(Buffer&& other) noexcept {
+        data_ = std::move(other.data_);
+        capacity_ = std::exchange(other.capacity_, 0);
+        return *this;
+    }
+
+    size_t capacity() const { return capacity_; }
     void grow_to(size_t n) {
         if (n <= capacity_) return;
         data_.reset(static_cast<T*>(::operator new(n * sizeof(T), kAlignment)));
@@ -118,7 +128,7 @@ class Arena {
             open_.pop_back();
         }
         if (open_.empty()) {
-            open_.push_back({Pages(std::max(next_bytes_, block_)), 0});
+            open_.push_back({Pages(std::max(next_bytes_, block_)), 0, false});
             next_bytes_ = std::min(2 * next_bytes_, kLargest);
         }
         std::byte* at = open_.back().pages.data() + open_.back().used;
@@ -131,10 +141,20 @@ class Arena {
     void add(Pages&& pages) noexcept {
         std::lock_guard guard(mutex_);
         try {
-            open_.push_back({std::move(pages), 0});
+            open_.push_back({std::move(pages), 0, true});
         } catch (const std::bad_alloc&) {
             // Then the system has them back.
         }
+    }
+
+    // What was taken over and is not handed out yet. New regions have no pages where nobody wrote.
+    size_t idle_bytes() const {
+        std::lock_guard guard(mutex_);
+        size_t bytes = 0;
+        for (const Region& region : open_) {
+            if (region.taken_over) bytes += region.pages.size() - region.used;
+        }
+        return bytes;
     }
 
   private:
@@ -144,10 +164,11 @@ class Arena {
     struct Region {
         Pages pages;
         size_t used;
+        bool taken_over;
     };
 
     size_t block_;
-    std::mutex mutex_;
+    mutable std::mutex mutex_;
     size_t next_bytes_ = kFirstBlocks * block_;
     std::vector<Region> open_;  // with room left; the last is used first
     std::vector<Pages> full_;
@@ -168,9 +189,10 @@ class Siblings {
             piece = make(bytes);
         } else {
             std::lock_guard guard(mutex_);
-            std::weak_ptr<Pages>& known = pieces_[std::countr_zero(bytes)];
-            piece = known.lock();
-            if (!piece) known = piece = make(bytes * number_);
+            Piece& known = pieces_[std::countr_zero(bytes)];
+            if (!known.pages) known.pages = make(bytes * number_);
+            piece = known.pages;
+            if (++known.taken == number_) known.pages.reset();
         }
         std::byte* at = piece->data() + (alone ? 0 : sibling * bytes);
         populate(at, bytes);
@@ -178,6 +200,13 @@ class Siblings {
     }
 
   private:
+    // Kept until each has its part: where a checkpoint is loaded, one grows to the end before the next
+    // begins.
+    struct Piece {
+        std::shared_ptr<Pages> pages;
+        uint32_t taken = 0;
+    };
+
     std::shared_ptr<Pages> make(size_t bytes) {
         return {new Pages(bytes), [this](Pages* left) {
                     const std::unique_ptr<Pages> own(left);
@@ -188,7 +217,7 @@ class Siblings {
     uint32_t number_;
     Arena& outgrown_;
     std::mutex mutex_;
-    std::weak_ptr<Pages> pieces_[std::countr_zero(kHugePage)];
+    Piece pieces_[std::countr_zero(kHugePage)];
 };
 
 }  // namespace onstream

@@ -26,20 +26,22 @@ inline uint32_t pick(uint32_t condition, uint32_t yes, uint32_t no) {
 
 }  // namespace
 
-// What plans that are gone have left.
+// What plans that are gone have left. Nobody waits for it: a plan can do without, and in a forked child the
+// lock may have no owner who would open it.
 class Plan::Spare {
   public:
     Arrays take() {
-        std::lock_guard guard(mutex_);
-        if (arrays_.empty()) return {};
+        const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+        if (!lock.owns_lock() || arrays_.empty()) return {};
         Arrays last = std::move(arrays_.back());
         arrays_.pop_back();
         return last;
     }
 
     void give(Arrays&& arrays) {
-        std::lock_guard guard(mutex_);
-        if (arrays_.size() < kMost) arrays_.push_back(std::move(arrays));
+        if (arrays.keys.capacity() > kMostKeys) return;
+        const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+        if (lock.owns_lock() && arrays_.size() < kMost) arrays_.push_back(std::move(arrays));
     }
 
     // Never destroyed: plans may outlive whatever belongs to this file.
@@ -49,8 +51,9 @@ class Plan::Spare {
     }
 
   private:
-    // As many as are alive at once where a stream is read ahead.
+    // As many as come and go at once where a stream is read ahead; together they keep some 150 MB at most.
     static constexpr size_t kMost = 4;
+    static constexpr size_t kMostKeys = size_t{1} << 20;
 
     Spare() { arrays_.reserve(kMost); }
 
@@ -58,12 +61,13 @@ class Plan::Spare {
     std::vector<Arrays> arrays_;
 };
 
-Plan::Plan(const uint64_t* keys, size_t n, int threads) : arrays_(Spare::of_process().take()) {
+Plan::Plan(const uint64_t* keys, size_t n, int threads) {
+    if (n >= kFewKeys) arrays_ = Spare::of_process().take();
     make(keys, n, threads);
 }
 
 Plan::~Plan() {
-    if (size_ > kFewKeys) Spare::of_process().give(std::move(arrays_));
+    if (size_ >= kFewKeys) Spare::of_process().give(std::move(arrays_));
 }
 
 int threads_for(size_t n, int threads) { return n < kFewKeys ? 1 : threads; }

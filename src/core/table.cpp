@@ -128,6 +128,9 @@ uint64_t Table::size_bytes() const {
     uint64_t bytes = sketch_.size();
     for (const Partition& p : rows_) bytes += p.size_bytes();
     for (const Partition& p : candidates_) bytes += p.size_bytes();
+    for (const auto* memory : {row_memory_.get(), candidate_memory_.get()}) {
+        if (memory != nullptr) bytes += memory->chunks.idle_bytes();
+    }
     return bytes;
 }
 
@@ -363,6 +366,7 @@ void Table::push(const Plan& plan, const float* grads) {
 }
 
 void Table::push(const uint64_t* keys, size_t n, const float* grads) {
+    if (n == 0) return;
     std::lock_guard guard(mutex_);
     // The usual push follows the pull of the same keys; then everything is known already.
     if (own_keys_.size() != n || std::memcmp(own_keys_.data(), keys, n * 8) != 0) {
