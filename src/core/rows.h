@@ -19,10 +19,10 @@ inline uint32_t partition_of(uint64_t spread_key) { return spread_key & (kPartit
 // Asks for every cache line of `bytes` bytes, of the last as well: they may begin anywhere in the first.
 template <int kWrite>
 inline void prefetch_bytes(const void* from, uint32_t bytes) {
-    if (bytes == 0) return;
     const auto* at = static_cast<const char*>(from);
     for (uint32_t b = 0; b < bytes; b += 64) __builtin_prefetch(at + b, kWrite);
-    __builtin_prefetch(at + bytes - 1, kWrite);
+    // As a number: of no bytes there is no last one to point to.
+    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(at) + bytes - 1), kWrite);
 }
 
 // A row as it lies in memory. Its floats follow: weights, then the optimizer's state.
