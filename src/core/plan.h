@@ -22,8 +22,7 @@ class Plan {
     Plan(const uint64_t* keys, size_t n, int threads);
     Plan(const Plan&) = delete;
     Plan& operator=(const Plan&) = delete;
-    // Leaves its memory to plans that come later: there is one for each batch, and new pages would cost as
-    // much as a fifth of the work.
+    // Leaves its memory to plans that come later: there is one for each batch, and new pages cost time.
     ~Plan();
 
     // Begins anew with other keys, in the same memory.
@@ -47,9 +46,8 @@ class Plan {
     const uint32_t* repeats() const { return arrays_.positions.data(); }     // position
     const uint32_t* repeat_places() const { return arrays_.places.data(); }  // and place
 
-    const uint32_t* by_position() const {
-        return arrays_.by_position.data();
-    }  // the place, or kNone for key 0
+    // The place, or kNone for key 0.
+    const uint32_t* by_position() const { return arrays_.by_position.data(); }
 
   private:
     void group(const uint64_t* keys, int threads);

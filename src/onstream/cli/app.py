@@ -102,7 +102,7 @@ def check(
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 3,
 ) -> None:
     """Print the resolved job, the first rows as the model sees them, and what it predicts before training."""
-    job = load_job(path).replace(parse_changes(changes, "batch_size=4096"))
+    job = load_job(path).replace(parse_changes(changes))
     with mistakes_shown(path):
         found = job.check(rows)
     say(pretty_repr(job.describe(), max_width=out.width))
@@ -147,7 +147,7 @@ def train(
     every: Every = 5.0,
 ) -> None:
     """Train until the stream ends, going on from the newest checkpoint. Ctrl-C stops with a checkpoint."""
-    job = load_job(path).replace(parse_changes(changes, "batch_size=4096"))
+    job = load_job(path).replace(parse_changes(changes))
     with mistakes_shown(path), _hinted(job), watching(out, f"onstream train {path}", every_s=every) as view:
         summary = job.train(view)
     if summary.resumed_from is not None and not summary.learned and not summary.stopped:
@@ -173,7 +173,7 @@ def run_job(
     If the job reads an embedded log, as in Job(Log("events.db"), ...), the server accepts examples for it, from the
     client or over Arrow Flight. Ctrl-C stops with a checkpoint.
     """
-    job = load_job(path).replace(parse_changes(changes, "batch_size=4096"))
+    job = load_job(path).replace(parse_changes(changes))
     watch = partial(_watching, f"onstream run {path}", every)
     with mistakes_shown(path), _hinted(job):
         summary = train_and_serve(job, name, context.args, watch)

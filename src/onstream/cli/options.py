@@ -7,7 +7,7 @@ from onstream.errors import JobError
 __all__ = ["parse_changes"]
 
 
-def parse_changes(changes: list[str] | None, example: str) -> dict[str, str]:
+def parse_changes(changes: list[str] | None, example: str = "batch_size=4096") -> dict[str, str]:
     """Return ``NAME=VALUE`` texts as a mapping; JobError, with an example of one, if a text is none."""
     parsed = {}
     for change in changes or []:
