@@ -114,8 +114,10 @@ class LocalStore:
         # A folder that cannot be read must not look empty: a log would begin anew in it.
         for base, folders, files in os.walk(folder, onerror=_raise_unless_missing):
             folders[:] = [f for f in folders if not f.startswith(".")]
-            paths = (Path(base, f) for f in files if not f.startswith(".") and is_text(f))
-            found += [p.relative_to(self.root).as_posix() for p in paths if not p.is_symlink()]
+            # No `Path` a file: Python interns each part of one, and keeps the room that all the names have ever taken.
+            inner = "" if base == str(self.root) else f"{os.path.relpath(base, self.root)}/".replace(os.sep, "/")
+            files = [f for f in files if not f.startswith(".") and is_text(f)]
+            found += [inner + f for f in files if not os.path.islink(os.path.join(base, f))]
         return sorted(name for name in found if name.startswith(prefix))
 
     def remove(self, name: str) -> None:

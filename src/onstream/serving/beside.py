@@ -51,9 +51,11 @@ class Beside:
         self._said: deque[str] = deque(maxlen=_KEPT_LINES)
         self._status: Status = {}
         self._listening = threading.Event()
+        self._failed = False
         self._ending = threading.Event()
         self._restarting = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._watcher: threading.Thread
 
     @contextmanager
     def running(self, note: Callable[[str], None]) -> Iterator[None]:
@@ -69,32 +71,53 @@ class Beside:
         JobError
             If it ends before it listens; the message is what it said.
         """
+        self.start(note)
+        try:
+            self.wait_until_it_listens()
+            yield
+        finally:
+            self.end()
+            self.join()
+
+    def start(self, note: Callable[[str], None]) -> None:
+        """Start it, and return at once; `running` says the rest. Raises JobError if there is no such command."""
         self._note = note
         try:
             self._process = self._start()
         except OSError as error:
             raise JobError(f"the server did not start: {error}") from error
-        watcher = threading.Thread(target=self._watch, name="onstream-beside", daemon=True)
-        watcher.start()
-        try:
-            self._listening.wait()
-            if self._ending.is_set():
-                # A command puts its name before its last words, and this process will put its own.
-                said = (line.removeprefix("onstream: ") for line in self._said)
-                raise JobError("the server did not start: " + "\n".join(said))
-            yield
-        finally:
-            with self._restarting:
-                self._ending.set()
-                process = self._process
+        self._watcher = threading.Thread(target=self._watch, name="onstream-beside", daemon=True)
+        self._watcher.start()
+
+    def wait_until_it_listens(self) -> None:
+        """Wait until it listens. Raises JobError if it ends before; the message is what it said."""
+        self._listening.wait()
+        if self._failed:
+            # A command puts its name before its last words, and this process will put its own.
+            said = (line.removeprefix("onstream: ") for line in self._said)
+            raise JobError("the server did not start: " + "\n".join(said))
+
+    def end(self) -> None:
+        """Tell it to finish what it began and to end, and start it no more."""
+        with self._restarting:
+            self._ending.set()
+            process = self._process
+        if process is not None:
             process.terminate()
-            try:
-                # It keeps its own bound; this one is for a process that cannot.
-                process.wait(self._drain_s + _GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            # What it started itself may hold the pipe open.
-            watcher.join(_GRACE_S)
+
+    def join(self) -> int | None:
+        """Wait until it has ended, and kill it if that takes too long; return its code, None if it never ran."""
+        process = self._process
+        if process is None:
+            return None
+        try:
+            # It keeps its own bound; this one is for a process that cannot.
+            process.wait(self._drain_s + _GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        # What it started itself may hold the pipe open.
+        self._watcher.join(_GRACE_S)
+        return process.poll()
 
     @property
     def pid(self) -> int | None:
@@ -132,7 +155,7 @@ class Beside:
         finally:
             if not self._listening.is_set():
                 # What keeps it from starting would keep it from starting again.
-                self._ending.set()
+                self._failed = True
                 self._listening.set()
 
     def _restarted(self) -> subprocess.Popen[str] | None:
