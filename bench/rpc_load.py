@@ -6,6 +6,7 @@ Run it: python -m bench.rpc_load PORT MODEL CLIENTS SECONDS FORM, where FORM is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import sys
@@ -62,13 +63,20 @@ async def run(port: int, model: str, clients: int, seconds: float, form: str) ->
     bodies = itertools.cycle(requests(model, form))
     latencies: list[float] = []
     errors = 0
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        # Bytes as they are: the cost of a client is not what is measured.
-        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        await call(next(bodies))
+    async with contextlib.AsyncExitStack() as stack:
+        calls = []
+        for _ in range(clients):
+            # A connection each, as clients of different machines have.
+            channel = grpc.aio.insecure_channel(
+                f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]
+            )
+            await stack.enter_async_context(channel)
+            # Bytes as they are: the cost of a client is not what is measured.
+            calls.append(channel.unary_unary("/inference.GRPCInferenceService/ModelInfer"))
+            await calls[-1](next(bodies))
         begin = time.perf_counter()
 
-        async def client() -> None:
+        async def client(call: grpc.aio.UnaryUnaryMultiCallable) -> None:
             nonlocal errors
             while (asked := time.perf_counter()) - begin < seconds:
                 try:
@@ -77,7 +85,7 @@ async def run(port: int, model: str, clients: int, seconds: float, form: str) ->
                 except grpc.aio.AioRpcError:
                     errors += 1
 
-        await asyncio.gather(*(client() for _ in range(clients)))
+        await asyncio.gather(*map(client, calls))
         took = time.perf_counter() - begin
     p50, p99 = np.percentile(latencies, (50, 99)) * 1e3
     rate = len(latencies) * ROWS / took

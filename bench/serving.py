@@ -35,6 +35,9 @@ CLIENTS = (1, 8, 32)
 SECONDS = 4
 ROUNDS = 3
 
+# A process a processor, as each serves by one interpreter.
+PROCESSES = ("--processes", str(len(os.sched_getaffinity(0))))
+
 HERE = Path(__file__).parent / "peers" / "serving"
 
 # One thread a network: with more, both peers are many times slower on few cores, as waiting threads spin.
@@ -232,7 +235,7 @@ def beside_peers(directory: Path) -> None:
     figure = f"DeepFM, {CANDIDATES} candidates a request"
     seen: dict[tuple[str, int], list[Load]] = {}
     for _ in range(ROUNDS):
-        with served(directory) as ports:
+        with served(directory, *PROCESSES) as ports:
             for clients in CLIENTS:
                 seen.setdefault(("ours, REST binary", clients), []).append(
                     drive_rest(binary_target(ports.rest), clients)
@@ -268,7 +271,7 @@ def beside_peers(directory: Path) -> None:
 
 def alone(directory: Path) -> None:
     """Measure what has no peer: latency of one row, of half the load, and rows a second of one core."""
-    with served(directory) as ports:
+    with served(directory, *PROCESSES) as ports:
         single = median([drive_rest(binary_target(ports.rest, 1), 1) for _ in range(ROUNDS)])
         Figure("one row, REST binary, p50", single.p50_ms, "ms", goal="<= 1").report()
         target = binary_target(ports.rest)

@@ -102,11 +102,16 @@ def server_of(process: int) -> int:
 
 
 def gone(process: int) -> bool:
-    """Wait until a process has ended."""
+    """Wait until a process has ended, and so closed what it had open."""
     end = time.monotonic() + 60
+    folder = Path(f"/proc/{process}")
     while time.monotonic() < end:
-        state = Path(f"/proc/{process}/stat")
-        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+        try:
+            ended = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            # Its first thread may be gone while others still end.
+            if ended and len(list((folder / "task").iterdir())) == 1:
+                return True
+        except (FileNotFoundError, ProcessLookupError):
             return True
         os.sched_yield()
     return False

@@ -7,7 +7,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from io import FileIO
 from pathlib import Path
@@ -110,15 +110,8 @@ class LocalStore:
     def names(self, prefix: str) -> list[str]:
         """Return the names that begin with `prefix`, sorted. Links and names that are no text are not of this store."""
         folder = self.root.joinpath(*prefix.split("/")[:-1])
-        found = []
-        # A folder that cannot be read must not look empty: a log would begin anew in it.
-        for base, folders, files in os.walk(folder, onerror=_raise_unless_missing):
-            folders[:] = [f for f in folders if not f.startswith(".")]
-            # No `Path` a file: Python interns each part of one, and keeps the room that all the names have ever taken.
-            inner = "" if base == str(self.root) else f"{os.path.relpath(base, self.root)}/".replace(os.sep, "/")
-            files = [f for f in files if not f.startswith(".") and is_text(f)]
-            found += [inner + f for f in files if not os.path.islink(os.path.join(base, f))]
-        return sorted(name for name in found if name.startswith(prefix))
+        inner = prefix[: prefix.rfind("/") + 1]
+        return sorted(name for name in _names(str(folder), inner) if name.startswith(prefix))
 
     def remove(self, name: str) -> None:
         """Remove a file; a missing one is no error.
@@ -240,9 +233,26 @@ def is_text(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def _raise_unless_missing(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise CheckpointError(f"cannot list {error.filename!r}: {error.strerror}") from error
+def _names(folder: str, inner: str) -> Iterator[str]:
+    """Yield the names of a folder and of those in it, each after `inner`.
+
+    No `Path` a file: Python interns each part of one, and keeps the room that all names have ever taken.
+    """
+    try:
+        with os.scandir(folder) as found:
+            entries = list(found)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        # It must not look empty: a log would begin anew in it.
+        raise CheckpointError(f"cannot list {folder!r}: {error.strerror}") from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.is_symlink() or not is_text(entry.name):
+            continue
+        if entry.is_dir():
+            yield from _names(entry.path, f"{inner}{entry.name}/")
+        else:
+            yield inner + entry.name
 
 
 def _write_synced(path: Path, parts: Iterable[bytes | memoryview | pa.Buffer]) -> int:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,9 @@ from onstream.serving.beside import STATUS
 from onstream.serving.saying import LoggedAside, Saying
 
 if TYPE_CHECKING:
+    from onstream.serving.processes import Processes
     from onstream.serving.server import Server
+    from onstream.serving.settings import Member
 
 __all__ = ["serve"]
 
@@ -35,6 +37,7 @@ def _port(text: str) -> Any:
 
 
 def serve(
+    context: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -124,6 +127,14 @@ def serve(
         typer.Option(help="Workers of each model.", show_default="half of the processors, at most 4"),
     ] = None,
     torch_threads: Annotated[int, typer.Option(help="Threads of one operation of a network.")] = 1,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes that share the ports of REST and gRPC, each with a copy of the models; about as many as "
+            "processors answer most.",
+        ),
+    ] = 1,
     retention_rows: Annotated[
         int | None, typer.Option(metavar="ROWS", help="Drop examples of a log once so many came after them.")
     ] = None,
@@ -146,6 +157,10 @@ def serve(
             "--beside", hidden=True, help="Tell a parent process the numbers, and end when it does."
         ),
     ] = False,
+    member: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER:FOLDER", hidden=True, help="Be one of several that share ports."),
+    ] = None,
 ) -> None:
     """Serve the newest version of a model, and follow it as it learns. Ctrl-C or SIGTERM finishes what was begun.
 
@@ -160,6 +175,9 @@ def serve(
     from onstream.streams import Log
 
     directories = _named(models, name)
+    if processes > 1:
+        _serve_in_processes(context, directories, processes)
+        return
     if record is not None and len(directories) > 1:
         raise JobError("--record keeps the predictions of one model; serve one, or leave it out")
     paths = _pairs(log or [], "--log")
@@ -195,6 +213,7 @@ def serve(
         drain_s=drain,
         access_log=access_log,
         torch_threads=torch_threads,
+        member=None if member is None else _member(member),
     )
     access = Access(
         tokens=() if token_file is None else _tokens(token_file),
@@ -209,12 +228,9 @@ def serve(
         out.say(
             "listening: " + ", ".join(f"{wire} {where}" for wire, where in wires.items() if where is not None)
         )
-        for directory in directories.values():
-            # Beside a job, that makes it at once.
-            if not beside and not directory.exists():
-                out.say(
-                    f"there is no directory {str(directory)!r} yet; it is waited for, until a job makes it"
-                )
+        # Beside a job, that makes it at once.
+        if not beside:
+            _tell_missing(directories.values(), out)
 
     limits = Limits(max_rows=max_request_rows, max_body_bytes=max_body_bytes)
     server = Server(specs, settings, access, logs=logs, limits=limits)
@@ -232,10 +248,84 @@ def serve(
         finally:
             for kept in logs.values():
                 kept.close()
-        if not drained:
-            out.say(f"stopped; not all requests were finished within {drain:g} s")
-            raise typer.Exit(1)
-        out.say("stopped; all requests that were taken were answered")
+        _tell_end(out, drain, drained=drained)
+
+
+def _serve_in_processes(context: typer.Context, directories: Mapping[str, Path], processes: int) -> None:
+    """Serve with the same options in several processes."""
+    from onstream.serving.processes import Processes
+    from onstream.serving.settings import workers_of
+
+    options = context.params
+    ports = {"REST": options["rest_port"], "gRPC": options["grpc_port"], "Flight": options["flight_port"]}
+    drain = options["drain"]
+
+    def command(one: Member, found: Mapping[str, int]) -> list[str]:
+        changed = {
+            "rest_port": found.get("REST", -1),
+            "grpc_port": found.get("gRPC", -1),
+            "flight_port": found.get("Flight", -1) if one.number == 1 else -1,
+            "threads": options["threads"] or workers_of(processes),
+            "processes": 1,
+            "beside": True,
+            "member": f"{one.number}:{one.folder}",
+        }
+        return [sys.executable, "-m", "onstream", "serve", *_texts(context, {**options, **changed})]
+
+    servers = Processes(
+        command,
+        processes,
+        host=options["host"],
+        ports={wire: port for wire, port in ports.items() if port >= 0},
+        drain_s=drain,
+    )
+    beside = options["beside"]
+    if beside:
+        threading.Thread(target=_stop_with_parent, args=(servers,), daemon=True).start()
+    with closing(Saying(_STANDARD_OUTPUT)) as out:
+        if not beside:
+            _tell_missing(directories.values(), out)
+        try:
+            drained = servers.run(out.say, partial(_tell_status, out) if beside else None)
+        except JobError as error:
+            raise JobError(_with_option(str(error))) from error
+        _tell_end(out, drain, drained=drained)
+
+
+def _texts(context: typer.Context, options: Mapping[str, Any]) -> list[str]:
+    """Return the arguments that a command with these options would have had."""
+    texts: list[str] = []
+    last: list[str] = ["--"]
+    for parameter in context.command.params:
+        value = options.get(parameter.name or "")
+        values = value if isinstance(value, list | tuple) else [value]
+        if parameter.param_type_name == "argument":
+            last += map(str, values)
+        elif value is True:
+            texts.append(parameter.opts[0])
+        elif value is not None and value is not False:
+            texts += [f"{parameter.opts[0]}={one}" for one in values]
+    return [*texts, *last]
+
+
+def _member(text: str) -> Member:
+    from onstream.serving.settings import Member
+
+    number, _, folder = text.partition(":")
+    return Member(Path(folder), int(number))
+
+
+def _tell_missing(directories: Iterable[Path], out: Saying) -> None:
+    for directory in directories:
+        if not directory.exists():
+            out.say(f"there is no directory {str(directory)!r} yet; it is waited for, until a job makes it")
+
+
+def _tell_end(out: Saying, drain: float, *, drained: bool) -> None:
+    if not drained:
+        out.say(f"stopped; not all requests were finished within {drain:g} s")
+        raise typer.Exit(1)
+    out.say("stopped; all requests that were taken were answered")
 
 
 def _with_option(text: str) -> str:
@@ -246,7 +336,7 @@ def _with_option(text: str) -> str:
     return text
 
 
-def _stop_with_parent(server: Server) -> None:
+def _stop_with_parent(server: Server | Processes) -> None:
     # The parent holds the other end, and says nothing: it ends when the parent does, however that comes about.
     while os.read(sys.stdin.fileno(), 1):
         pass

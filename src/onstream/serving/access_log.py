@@ -8,8 +8,8 @@ import logging
 import queue
 import threading
 import time
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from onstream.errors import JobError
 
@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 _DEPTH = 100_000
 _CLOSE_S = 2.0
 _STANDARD_ERROR = 2
+# Lines of one write at most.
+_JOINED = 256
 
 
 class AccessLog:
@@ -90,26 +92,31 @@ class AccessLog:
 
     def _write_entries(self) -> None:
         told = 0
+        lines: list[str] = []
         while (entry := self._queue.get()) is not None:
             at, wire, model, status, seconds, rows = entry
             facts = {"time": round(at, 6), "wire": wire, "model": model or None, "status": status}
-            lines = [json.dumps({**facts, "rows": rows, "microseconds": round(seconds * 1e6)})]
+            lines.append(json.dumps({**facts, "rows": rows, "microseconds": round(seconds * 1e6)}))
             if self._lost > told:
                 lines.append(json.dumps({"time": round(at, 6), "lost": self._lost - told}))
                 told = self._lost
-            self._put("".join(f"{line}\n" for line in lines))
+            if self._queue.empty() or len(lines) >= _JOINED:
+                self._put(lines)
+        self._put(lines)
 
-    def _put(self, text: str) -> None:
+    def _put(self, lines: list[str]) -> None:
+        # Whole lines at once: other processes may append to the same file.
+        left = memoryview("".join(f"{line}\n" for line in lines).encode())
+        lines.clear()
         try:
-            self._file.write(text)
-            if self._queue.empty():
-                self._file.flush()
+            while left:
+                left = left[self._file.write(left) :]
         except OSError:
             _log.exception("the access log cannot be written")
 
 
-def _opened(path: str | Path) -> IO[str]:
+def _opened(path: str | Path) -> FileIO:
     if str(path) != "-":
-        return Path(path).open("a", encoding="utf-8")
+        return FileIO(path, "a")
     # Not `sys.stderr`: a thread that is stuck within that holds its lock, which the end of the process needs.
-    return open(_STANDARD_ERROR, "a", encoding="utf-8", closefd=False)
+    return FileIO(_STANDARD_ERROR, "a", closefd=False)

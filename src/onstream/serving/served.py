@@ -102,6 +102,11 @@ class Served:
                 return f"version {loaded.version} was cut {stale_s:.1f} s ago, and may be at most {limit_s:g} s old"
         return reason
 
+    @property
+    def failure(self) -> str | None:
+        """Why it will never answer again, or learn of new versions; None if it can."""
+        return self._usual.failure
+
     def predict(
         self, rows: pa.RecordBatch, *, version: int | None = None, timeout_s: float | None = None
     ) -> Future[Answer]:
@@ -258,12 +263,15 @@ class _Branch:
         except UnavailableError:
             return None
 
+    @property
+    def failure(self) -> str | None:
+        """Why it cannot go on, since a thread of it has died; None if none has."""
+        return self._died or self.batcher.failure
+
     def not_ready(self) -> str | None:
         """Return why it cannot answer, or will not learn of new versions."""
-        if self._died is not None:
-            return self._died
-        if self.batcher.failure is not None:
-            return self.batcher.failure
+        if self.failure is not None:
+            return self.failure
         if self.loaded is None:
             why = self.replica.status().error
             return "no version is loaded yet" + (f": {why}" if why else "")

@@ -24,6 +24,7 @@ from onstream.serving.metrics import Metrics
 from onstream.serving.oip.limits import Limits
 from onstream.serving.served import Served
 from onstream.serving.settings import ModelSettings, ServerSettings
+from onstream.serving.siblings import Siblings
 from onstream.serving.wires import Addresses, Observe, Wires, in_thread
 from onstream.streams import Log
 
@@ -99,7 +100,7 @@ class Server:
         self._limits = limits or Limits()
         if not self._specs and not self._logs:
             raise JobError("there is nothing to serve: give a model directory")
-        if self._logs and self._settings.flight_port is None:
+        if self._logs and self._settings.flight_port is None and self._settings.member is None:
             raise JobError("logs take examples over Flight, which is off; give it a port")
         self._access.check_host(self._settings.host)
         self.metrics = Metrics()
@@ -189,12 +190,15 @@ class Server:
                 models[name] = Served(name, spec, self.metrics)
                 parts.callback(models[name].close)
             wires = Wires(self._settings, self._access, self._limits)
-            addresses = await wires.open(models, self._logs, self.metrics, observe)
+            member = self._settings.member
+            siblings = None if member is None else Siblings(member, self.metrics)
+            render = self.metrics.render if siblings is None else siblings.render
+            addresses = await wires.open(models, self._logs, render, observe)
             self._listening.set_result(addresses)
             if listening is not None:
                 listening(addresses)
-            await self._watch(models.values(), stop, note, status)
-            return await self._drain(models.values(), wires)
+            able = await self._watch(models.values(), stop, note, status, siblings)
+            return await self._drain(models.values(), wires) and able
 
     async def _watch(
         self,
@@ -202,18 +206,33 @@ class Server:
         stop: asyncio.Event,
         note: Callable[[str], None] | None,
         status: Callable[[dict[str, float]], None] | None,
-    ) -> None:
-        """Wait until it is time to stop, and tell meanwhile how the models are, and what was served."""
+        siblings: Siblings | None,
+    ) -> bool:
+        """Wait until it is time to stop, and tell meanwhile how the models are, and what was served.
+
+        Returns
+        -------
+        bool
+            Whether all models can answer still; if one cannot, and others serve beside, that is time to stop.
+        """
         told: dict[str, str] = {}
         status_at = time.monotonic() + _STATUS_S
+        if siblings is not None:
+            await in_thread(siblings.tell)
         while not stop.is_set():
             if note is not None:
                 _tell_changes(models, told, note)
-            if status is not None and time.monotonic() >= status_at:
+            if siblings is not None and any(model.failure is not None for model in models):
+                return False
+            if time.monotonic() >= status_at:
                 status_at += _STATUS_S
-                status(self._status(models))
+                if status is not None:
+                    status(self._status(models))
+                if siblings is not None:
+                    await in_thread(siblings.tell)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _WATCH_S)
+        return True
 
     def _status(self, models: Collection[Served]) -> dict[str, float]:
         found = self.metrics.tally.take()

@@ -10,7 +10,7 @@ from pathlib import Path
 from onstream.errors import JobError
 from onstream.streams import Log
 
-__all__ = ["ModelSettings", "ServerSettings", "Share", "parse_share"]
+__all__ = ["Member", "ModelSettings", "ServerSettings", "Share", "parse_share", "workers_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,28 @@ class ModelSettings:
     @property
     def workers(self) -> int:
         """How many threads compute predictions."""
-        return self.threads or max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+        return self.threads or workers_of(1)
+
+
+def workers_of(processes: int) -> int:
+    """Return how many workers a model has by default in each of some processes."""
+    return max(1, min(4, len(os.sched_getaffinity(0)) // 2 // processes))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One of several processes that serve the same on the same ports.
+
+    Parameters
+    ----------
+    folder : Path
+        Of them all, where they tell each other their metrics.
+    number : int
+        Its own, from 1 on.
+    """
+
+    folder: Path
+    number: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +157,9 @@ class ServerSettings:
         One JSON line for each request, appended to this file, or written to standard error.
     torch_threads : int
         Threads of one operation of a network. More than 1 helps large batches on machines with idle processors.
+    member : Member, optional
+        The server is one of several, as `Processes` starts them: it shares the ports of REST and gRPC, tells the
+        metrics of all, and ends when a model of its own cannot answer any more, to be started again.
     """
 
     host: str = "127.0.0.1"
@@ -145,6 +169,7 @@ class ServerSettings:
     drain_s: float = 10.0
     access_log: str | Path | None = None
     torch_threads: int = 1
+    member: Member | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""

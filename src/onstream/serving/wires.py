@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 from onstream.errors import AccessError, JobError, MissingExtraError
 from onstream.serving.access import Access
 from onstream.serving.flight import FlightServer
-from onstream.serving.metrics import CONTENT_TYPE, Metrics
+from onstream.serving.metrics import CONTENT_TYPE
 from onstream.serving.model import Model
 from onstream.serving.oip.limits import Limits
 from onstream.serving.oip.rest import App, Receive, Scope, Send, rest_app
 from onstream.serving.oip.rpc import rpc_handlers, rpc_options
+from onstream.serving.ports import listen
 from onstream.serving.settings import ServerSettings
 from onstream.streams import Log
 
@@ -37,12 +38,9 @@ T = TypeVar("T")
 Observe = Callable[[str, str, Any, float, int], None]
 """Told of every request: wire, model or log, status, seconds and rows."""
 
-_BACKLOG = 2048
 # A client's idle connection is kept this long, longer than the usual 60 s of proxies, so that none sends a
 # request into a connection that is being closed.
 _KEEP_ALIVE_S = 75
-# Without this, a second server would silently share the port.
-_GRPC_OPTIONS = (("grpc.so_reuseport", 0),)
 # What closing connections may take once all that was begun is answered.
 _CLOSE_S = 2.0
 
@@ -80,9 +78,13 @@ class Wires:
         self._flight: FlightServer | None = None
 
     async def open(
-        self, models: Mapping[str, Model], logs: Mapping[str, Log], metrics: Metrics, observe: Observe
+        self,
+        models: Mapping[str, Model],
+        logs: Mapping[str, Log],
+        render: Callable[[], bytes],
+        observe: Observe,
     ) -> Addresses:
-        """Listen on all wires that are on, and answer.
+        """Listen on all wires that are on, and answer; `render` gives the metrics.
 
         Raises
         ------
@@ -90,13 +92,16 @@ class Wires:
             If an address cannot be used, or a certificate cannot be read; no wire is open then.
         """
         settings = self._settings
+        # Unless it is one of several, no other server may share its ports, which gRPC would let it without a word.
+        shared = settings.member is not None
         try:
             if settings.rest_port is not None:
-                self._socket = _listen(settings.host, settings.rest_port)
+                self._socket = listen("REST", settings.host, settings.rest_port, shared=shared)
                 app = rest_app(models, self._access, self._limits, observe=observe)
-                self._rest = _rest(_with_metrics(app, metrics, self._access), self._access)
+                self._rest = _rest(_with_metrics(app, render, self._access), self._access)
             if settings.grpc_port is not None:
-                self._grpc = grpc.aio.server(options=[*rpc_options(self._limits), *_GRPC_OPTIONS])
+                options = [*rpc_options(self._limits), ("grpc.so_reuseport", int(shared))]
+                self._grpc = grpc.aio.server(options=options)
                 handlers = rpc_handlers(models, self._access, self._limits, observe=observe)
                 self._grpc.add_generic_rpc_handlers(handlers)
                 self._grpc_port = _add_port(self._grpc, settings.host, settings.grpc_port, self._access)
@@ -217,7 +222,6 @@ def _rest(app: App, access: Access) -> _Rest:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
         ssl_certfile=access.certificate,
         ssl_keyfile=access.key,
@@ -229,16 +233,6 @@ def _rest(app: App, access: Access) -> _Rest:
     except (ssl.SSLError, OSError) as error:
         raise JobError(f"the certificate or key cannot be used: {error}") from error
     return _Rest(config)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        # Python adds the address, which is told already.
-        reason = (error.strerror or str(error)).partition(" (while attempting to bind")[0]
-        raise JobError(f"cannot serve REST at {host}:{port}: {reason}") from error
 
 
 def _add_port(server: Any, host: str, port: int, access: Access) -> int:
@@ -260,7 +254,7 @@ def _add_port(server: Any, host: str, port: int, access: Access) -> int:
         ) from error
 
 
-def _with_metrics(app: App, metrics: Metrics, access: Access) -> App:
+def _with_metrics(app: App, render: Callable[[], bytes], access: Access) -> App:
     """Return the application, which also answers GET /metrics to who bears a token, if one is asked."""
 
     async def either(scope: Scope, receive: Receive, send: Send) -> None:
@@ -271,7 +265,7 @@ def _with_metrics(app: App, metrics: Metrics, access: Access) -> App:
         try:
             access.check_bearer(dict(scope["headers"]).get(b"authorization"))
             # Written off the loop: with many labels it takes milliseconds.
-            body = await in_thread(metrics.render)
+            body = await in_thread(render)
         except AccessError as error:
             status, kind, body = 401, "text/plain; charset=utf-8", str(error).encode()
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]

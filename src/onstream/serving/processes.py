@@ -1,0 +1,156 @@
+"""One server in several processes: an interpreter keeps little more than one processor busy."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from onstream.errors import JobError
+from onstream.serving.beside import Beside, Status
+from onstream.serving.ports import held
+from onstream.serving.settings import Member
+from onstream.trainer.signals import stopped_by_signals
+
+__all__ = ["Processes"]
+
+_STATUS_S = 1.0
+_LISTENING = "listening: "
+
+
+class Processes:
+    """Run a server several times on the same ports, and start again whichever dies.
+
+    Parameters
+    ----------
+    command : callable
+        Given a `Member` and the ports by wire, returns the command of that process. It must end when its standard
+        input does, and share its ports with those of its like.
+    count : int
+        Processes.
+    host : str
+    ports : mapping of str to int
+        By wire, "REST", "gRPC" or "Flight", those that are on; 0 takes a free one.
+    drain_s : float
+        How long each may take to end.
+
+    Notes
+    -----
+    The system spreads connections over the processes, so that each client stays with one of them. Each follows the
+    models on its own, with a copy of its own: another may answer by another version for as long as that takes to
+    load. Flight, which cannot share a port, is the first one's alone.
+
+    Ports are held here while processes come and go. Nobody else can take them, but for processes of the same user
+    that want to share them.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[Member, Mapping[str, int]], Sequence[str]],
+        count: int,
+        *,
+        host: str,
+        ports: Mapping[str, int],
+        drain_s: float,
+    ) -> None:
+        """Start nothing yet."""
+        if count < 1:
+            raise JobError(f"a server needs at least 1 process, got {count}")
+        self._command = command
+        self._count = count
+        self._host = host
+        self._ports = ports
+        self._drain_s = drain_s
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Have all finish what they began, and end. May be called from any thread, any number of times."""
+        self._stop.set()
+
+    def run(self, say: Callable[[str], None], status: Callable[[Status], None] | None = None) -> bool:
+        """Serve until `stop` is called or, in the main thread, SIGTERM or SIGINT comes.
+
+        Parameters
+        ----------
+        say : callable
+            Told where they listen, once all do, and each line that one of them says.
+        status : callable, optional
+            Told every second what they did together: rates are summed, of times and versions it is the worst.
+
+        Returns
+        -------
+        bool
+            Whether all finished what they had begun.
+
+        Raises
+        ------
+        JobError
+            If an address cannot be used, or a process ends before it listens; the message is what it said.
+        """
+        with ExitStack() as parts:
+            parts.enter_context(stopped_by_signals(self._stop))
+            folder = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="onstream-")))
+            ports = parts.enter_context(held(self._host, self._ports))
+            members = [Member(folder, number) for number in range(1, self._count + 1)]
+            servers = [Beside(self._command(one, ports), drain_s=self._drain_s) for one in members]
+            heard = _Heard(say, self._count)
+            try:
+                for member, server in zip(members, servers, strict=True):
+                    server.start(partial(heard, member.number))
+                for server in servers:
+                    server.wait_until_it_listens()
+                heard.all_listen()
+                while not self._stop.wait(_STATUS_S):
+                    if status is not None:
+                        status(_together([server.status() for server in servers]))
+            finally:
+                for server in servers:
+                    server.end()
+                codes = [server.join() for server in servers]
+        return not any(codes)
+
+
+class _Heard:
+    """What processes say, by the number of each; where they listen is said once, before all else."""
+
+    def __init__(self, say: Callable[[str], None], count: int) -> None:
+        self._say = say
+        self._count = count
+        self._where = ""
+        self._waiting: list[str] | None = []
+        self._changed = threading.Condition()
+
+    def __call__(self, number: int, text: str) -> None:
+        with self._changed:
+            if text.startswith(_LISTENING):
+                # The first one has all wires.
+                self._where = text if number == 1 else self._where
+                self._changed.notify()
+                return
+            line = f"process {number}: {text}"
+            if self._waiting is None:
+                self._say(line)
+            else:
+                self._waiting.append(line)
+
+    def all_listen(self) -> None:
+        """Say where, and what was said until now."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._where)
+            alone = "; Flight is the first one's" if "Flight" in self._where and self._count > 1 else ""
+            for line in (self._where, f"{self._count} processes share that{alone}", *(self._waiting or ())):
+                self._say(line)
+            self._waiting = None
+
+
+def _together(found: Sequence[Status]) -> Status:
+    """Return the numbers of several servers as those of one."""
+    names = dict.fromkeys(name for status in found for name in status)
+    values = {name: [status[name] for status in found if name in status] for name in names}
+    return {
+        name: sum(each) if name.endswith("_per_s") else min(each) if name == "version" else max(each)
+        for name, each in values.items()
+    }
