@@ -65,6 +65,36 @@ def test_a_request_of_a_known_form_gets_its_own_rows():
     assert parsed.ask.timeout_s == 0.007
 
 
+@given(
+    st.lists(st.sampled_from(["INT8", "UINT16", "INT32", "INT64"]), min_size=1, max_size=5), st.integers(1, 9)
+)
+def test_columns_of_any_widths_are_found_where_they_lie(datatypes, num_rows):
+    """The first request is of zeros, which look like the gaps that Arrow may leave between columns."""
+    names = [f"c{at}" for at in range(len(datatypes))]
+    reader = TensorReader(replace(SIGNATURE, inputs=tuple(Input(n, ("id",)) for n in names)), Limits())
+    dtypes = [np.dtype(datatype.lower()) for datatype in datatypes]
+    inputs = [
+        {"name": name, "shape": [num_rows], "datatype": datatype,
+         "parameters": {"binary_data_size": num_rows * dtype.itemsize}}
+        for name, datatype, dtype in zip(names, datatypes, dtypes, strict=True)
+    ]  # fmt: skip
+    head = json.dumps({"inputs": inputs}).encode()
+    columns = [np.arange(num_rows).astype(dtype) + dtype.type(1 + at) for at, dtype in enumerate(dtypes)]
+    repeats = Repeats()
+    zeros = b"".join(bytes(column.nbytes) for column in columns)
+    parsed = parse_ask(head, zeros, Limits())
+    repeats.keep(head, zeros, parsed, reader.read(parsed.ask.tensors))
+    known = repeats.read(head, b"".join(column.tobytes() for column in columns))
+    aligned = all(
+        sum(column.nbytes for column in columns[:at]) % columns[at].itemsize == 0
+        for at in range(len(columns))
+    )
+    assert (known is not None) == aligned
+    if known is not None:
+        known[1].validate(full=True)
+        assert known[1].to_pydict() == {n: c.tolist() for n, c in zip(names, columns, strict=True)}
+
+
 @pytest.mark.parametrize("change", [lambda raw: raw[:-1], lambda raw: raw + b"\0", lambda raw: b""])
 def test_other_data_than_the_form_says_is_left_to_be_refused(change):
     repeats = Repeats()

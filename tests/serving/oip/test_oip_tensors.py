@@ -160,6 +160,32 @@ def test_what_does_not_fit_is_refused_with_the_reason(column, tensor, says):
         read(Tensor("x", datatype, shape, **given), kinds=column[0], shape=column[1])
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([[1.0], 2], "needs|type"),
+        ([3, 1.0], "holds a value of type float"),
+        ([3, True], "holds a value of type bool"),
+        ([3, "1"], "holds a value of type text"),
+        ([3, 2**63], "holds a value out of range"),
+        ([3], r"needs 2 values for shape \[2\], got 1"),
+    ],
+)
+def test_among_inputs_that_are_read_together_the_one_that_does_not_fit_is_named(values, says):
+    reader = TensorReader(Signature(tuple(Input(name, ("id",), ()) for name in "abc"), ()), Limits())
+    good = [Tensor(name, "INT64", [2], None, own) for name, own in (("a", [1, -2]), ("b", [2**53 + 1, 0]))]
+    assert reader.read([*good, Tensor("c", "INT64", [2, 1], None, [[5], [6]])]).to_pydict() == {
+        "a": [1, -2], "b": [2**53 + 1, 0], "c": [5, 6]
+    }  # fmt: skip
+    # Where one must be read alone, the others are what they are.
+    with_null = reader.read([*good, Tensor("c", "INT64", [2], None, [None, 7])])
+    assert with_null.to_pydict() == {"a": [1, -2], "b": [2**53 + 1, 0], "c": [None, 7]}
+    small = reader.read([*good, Tensor("c", "INT8", [2], None, [-128, 127])])
+    assert small.column("c").type == pa.int8()
+    with pytest.raises(RequestError, match=f"input 'c'.*{says}"):
+        reader.read([*good, Tensor("c", "INT64", [2], None, values)])
+
+
 def test_inputs_must_be_all_that_the_model_takes_once_and_alike():
     reader = TensorReader(SIGNATURE, Limits(max_rows=4))
     one = Tensor("id", "INT64", [2], bytes(16))

@@ -31,19 +31,52 @@ class _Run(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class _Columns:
+    """Where plain columns lie in the raw bytes of a request.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+    num_rows : int
+    runs : tuple of _Run
+    message : bytes, optional
+        What with the raw bytes behind it is a record batch as Arrow writes it; None where it would put gaps between
+        the columns. Arrow reads forty columns so in a sixth of the time.
+    """
+
+    schema: pa.Schema
+    num_rows: int
+    runs: tuple[_Run, ...]
+    message: bytes | None
+
+    @staticmethod
+    def of(tensors: Sequence[Tensor], rows: pa.RecordBatch) -> _Columns | None:
+        """Return where the columns of a request lie; None if not all lie there as Arrow keeps them."""
+        runs = _runs(tensors, rows.schema)
+        if runs is None:
+            return None
+        written = rows.serialize()
+        body = pa.ipc.read_message(written).body
+        # As long as the raw bytes, it is these: the columns follow each other, in the same order.
+        dense = body.size == sum(len(one.raw or b"") for one in tensors)
+        message = written.to_pybytes()[: -body.size] if dense else None
+        return _Columns(rows.schema, rows.num_rows, runs, message)
+
+    def read(self, *parts: bytes | memoryview) -> pa.RecordBatch:
+        """Return the columns that lie in these raw bytes."""
+        if self.message is None:
+            return _batch(b"".join(parts), self.runs, self.num_rows, self.schema)
+        return pa.ipc.read_record_batch(pa.py_buffer(b"".join((self.message, *parts))), self.schema)
+
+
+@dataclass(frozen=True, slots=True)
 class _Form:
     """What all requests of one form have in common: everything but the bytes of their columns."""
 
     ask: Ask
     form: Form
-    schema: pa.Schema
-    num_rows: int
-    runs: tuple[_Run, ...]
+    columns: _Columns
     size_bytes: int
-
-    def read(self, raw: bytes) -> pa.RecordBatch:
-        """Return the columns that lie in `raw`, where those of the first request did."""
-        return _batch(raw, self.runs, self.num_rows, self.schema)
 
 
 class Repeats:
@@ -64,17 +97,17 @@ class Repeats:
         if known is None or len(raw) != known.size_bytes:
             return None
         # The ask is changed on its way.
-        return Parsed(replace(known.ask), known.form), known.read(raw)
+        return Parsed(replace(known.ask), known.form), known.columns.read(raw)
 
     def keep(self, head: bytes, raw: bytes, parsed: Parsed, rows: pa.RecordBatch) -> None:
         """Remember the form of a request that was right, if its columns are plain numbers."""
-        runs = _runs(parsed.ask.tensors, rows.schema)
-        if runs is None or len(head) > _LONGEST:
+        columns = _Columns.of(parsed.ask.tensors, rows)
+        if columns is None or len(head) > _LONGEST:
             return
         while len(self._forms) >= _FORMS:
             self._forms.pop(next(iter(self._forms)), None)
         ask = replace(parsed.ask, tensors=[])
-        self._forms[head] = _Form(ask, parsed.form, rows.schema, rows.num_rows, runs, len(raw))
+        self._forms[head] = _Form(ask, parsed.form, columns, len(raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +128,10 @@ class _MessageForm:
     version: str
     reader: TensorReader
     ask: Ask
-    schema: pa.Schema
-    num_rows: int
+    columns: _Columns
     head: bytes
     marks: tuple[bytes, ...]
     sizes: tuple[int, ...]
-    runs: tuple[_Run, ...]
 
     def read(self, data: bytes) -> pa.RecordBatch | None:
         """Return the columns of a message of this length, or None if it is of another form."""
@@ -115,7 +146,7 @@ class _MessageForm:
                 return None
             at = begin + size
             parts.append(view[begin:at])
-        return _batch(b"".join(parts), self.runs, self.num_rows, self.schema)
+        return self.columns.read(*parts)
 
 
 class MessageRepeats:
@@ -159,8 +190,8 @@ class MessageRepeats:
         ask : Ask
         rows : pyarrow.RecordBatch
         """
-        runs = _runs(ask.tensors, rows.schema)
-        if runs is None:
+        columns = _Columns.of(ask.tensors, rows)
+        if columns is None:
             return
         sizes = tuple(len(one.raw or b"") for one in ask.tensors)
         marks = tuple(_RAW_CONTENTS + _varint(size) for size in sizes)
@@ -168,7 +199,7 @@ class MessageRepeats:
         if len(head) > _LONGEST:
             return
         kept = replace(ask, tensors=[])
-        form = _MessageForm(*named, reader, kept, rows.schema, rows.num_rows, head, marks, sizes, runs)
+        form = _MessageForm(*named, reader, kept, columns, head, marks, sizes)
         # Fields may come in any order: only those that are where they are expected can be found again.
         again = form.read(data)
         if again is None or not again.equals(rows):

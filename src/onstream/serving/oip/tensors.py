@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -91,10 +91,13 @@ class TensorReader:
             if one.raw is not None and one.datatype == "BYTES"
         ]
         read = iter(read_texts(texts)) if texts else iter(())
+        whole = _whole_numbers(tensors)
         columns = []
         for one in tensors:
             if one.raw is None:
-                elements = _from_values(one)
+                elements = whole.get(one.name)
+                if elements is None:
+                    elements = _from_values(one)
             elif one.datatype == "BYTES":
                 elements = next(read)
                 if one.missing not in (None, ""):
@@ -283,6 +286,38 @@ def _widened(one: Tensor, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if one.datatype == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32)
+
+
+def _whole_numbers(tensors: Sequence[Tensor]) -> dict[str, pa.Array]:
+    """Read the elements of all inputs of one datatype at once, by the name of the input, if these are whole numbers.
+
+    One call of numpy for forty columns instead of one each. What is not right in one of them is told by who reads
+    them one by one.
+    """
+    found = [
+        one
+        for one in tensors
+        if one.raw is None and _FORMS[one.datatype].types is _WHOLE and one.missing is None
+    ]
+    kinds = {one.datatype for one in found}
+    if len(kinds) != 1:
+        return {}
+    arrow = _FORMS[kinds.pop()].arrow
+    values = [_flat(one) for one in found]
+    together = list(chain.from_iterable(values))
+    if set(map(type, together)) != {int}:
+        return {}
+    try:
+        numbers = pa.py_buffer(np.array(together, arrow.to_pandas_dtype()))
+    except OverflowError:
+        return {}
+    # An array is checked when it is made, a slice of one is not.
+    column = pa.Array.from_buffers(arrow, len(together), [None, numbers])
+    ends = accumulate(map(len, values))
+    return {
+        one.name: column.slice(end - len(own), len(own))
+        for one, own, end in zip(found, values, ends, strict=True)
+    }
 
 
 def _from_values(one: Tensor) -> pa.Array:
