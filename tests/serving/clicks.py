@@ -93,7 +93,7 @@ class Serving:
     def __init__(self, *arguments):
         ports = ["--rest-port", "0", "--grpc-port", "0", "--flight-port", "0"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "onstream", "serve", *map(str, arguments), *ports],
+            [sys.executable, "-m", "onstream", "serve", *ports, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

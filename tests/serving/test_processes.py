@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ import tritonclient.http
 from onstream.client import Client
 from onstream.errors import JobError
 from onstream.serving.metrics import Metrics
+from onstream.serving.ports import held, listen
 from onstream.serving.processes import Processes
 from onstream.serving.server import Server
 from onstream.serving.settings import Member, ServerSettings
@@ -79,8 +82,9 @@ def ask_until_all_answered(server, wire, expected):
 def server(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs")
     with Serving(
-        *(f"clicks={trained}", "--processes", PROCESSES, "--canary", "old=0.000001"),
+        *("--processes", PROCESSES, "--canary", "old=0.000001", "--threads", 1),
         *("--log", f"examples={folder / 'examples.db'}", "--access-log", folder / "access.log"),
+        *("--", f"-odd={folder / 'nosuch'}", f"clicks={trained}"),
     ) as served:
         for _ in range(PROCESSES):
             served.wait_for("is ready: version 2")
@@ -131,10 +135,12 @@ def infer_one(server):
 
 
 def test_one_that_is_killed_is_started_again_while_the_others_answer(trained):
-    with Serving(f"clicks={trained}", "--processes", PROCESSES) as server:
+    with Serving(f"clicks={trained}", "--processes", PROCESSES, "--access-log", "-") as server:
         for _ in range(PROCESSES):
             server.wait_for("is ready: version 2")
         expected = infer_one(server)
+        # The access log goes where it would without other processes.
+        assert json.loads(server.wait_for('"model": "clicks"'))["rows"] == 3
         first = processes_of(server)
         assert set(first) == {1, 2}
         os.kill(first[1], signal.SIGKILL)
@@ -176,6 +182,28 @@ def test_a_port_in_use_is_told(wire):
             servers.run(Notes())
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0"])
+def test_ports_are_held_for_those_that_share_them_before_one_listens(host):
+    with held(host, {"REST": 0, "gRPC": 0}) as ports:
+        for port in ports.values():
+            with pytest.raises(JobError, match="cannot serve REST"), listen("REST", host, port):
+                pass
+            with pytest.raises(JobError, match="cannot serve gRPC"), held(host, {"gRPC": port}):
+                pass
+        with (
+            listen("REST", host, ports["REST"], shared=True),
+            listen("REST", host, ports["REST"], shared=True),
+        ):
+            pass
+    with listen("REST", host, ports["REST"]):
+        pass
+
+
+def test_flight_alone_is_refused():
+    with pytest.raises(JobError, match="Flight cannot be shared"):
+        Processes(lambda *_: [], 2, host="127.0.0.1", ports={"Flight": 0}, drain_s=1)
+
+
 def test_another_server_does_not_share_their_ports(server, trained):
     rest, grpc = (int(address.rpartition(":")[2]) for address in (server.rest, server.grpc))
     others = ("--grpc-port=-1", "--flight-port=-1")
@@ -214,6 +242,11 @@ def test_metrics_of_all_processes_are_told_by_each(tmp_path):
         one.tell()
     text = siblings[0].render().decode()
     found = samples(text)
+    # What stands there does not change the numbers themselves.
+    own = samples(both[0].render().decode())
+    assert {(name, tuple(sorted((*labels, ("process", "1"))))) for name, labels in own} == {
+        (name, labels) for name, labels in found if ("process", "1") in labels
+    }
     for number in (1, 2):
         labels = {"wire": "rest", "model": "clicks", "process": str(number)}
         assert found["onstream_answered_rows_total", tuple(sorted(labels.items()))] == 10 * number
@@ -221,6 +254,21 @@ def test_metrics_of_all_processes_are_told_by_each(tmp_path):
     # One head a family, whatever the number of processes.
     assert text.count("# TYPE onstream_requests_total counter") == 1
     assert samples(siblings[1].render().decode()).keys() == found.keys()
+
+
+def test_numbers_of_a_process_that_tells_none_are_left_out(tmp_path):
+    metrics = Metrics()
+    metrics.observe("rest", "clicks", "ok", 0.001, 10)
+    siblings = [Siblings(Member(tmp_path, number), metrics) for number in (1, 2)]
+    siblings[1].tell()
+    assert b'process="2"' in siblings[0].render()
+    long_ago = time.time() - 3600
+    os.utime(tmp_path / "2.prom", (long_ago, long_ago))
+    assert b'process="2"' not in siblings[0].render()
+    # A folder that was cleaned away is made again.
+    shutil.rmtree(tmp_path)
+    siblings[1].tell()
+    assert b'process="2"' in siblings[0].render()
 
 
 def saying(status):
@@ -249,11 +297,44 @@ def test_numbers_of_all_are_told_as_those_of_one():
     assert notes.lines[:2] == ["listening: here", "2 processes share that"]
 
 
+ENDS = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit({code})); "
+
+
+@pytest.mark.parametrize(("codes", "finished"), [((0, 0), True), ((0, 1), False)])
+def test_all_must_have_finished_what_they_began(codes, finished):
+    def command(one, _):
+        ends = ENDS.format(code=codes[one.number - 1])
+        return [sys.executable, "-c", f"import sys; {ends}{LISTEN}say('ready'); {STAY}"]
+
+    servers = Processes(command, 2, host="127.0.0.1", ports={}, drain_s=BOUND_S)
+    notes, result = Notes(), []
+    thread = threading.Thread(target=lambda: result.append(servers.run(notes)))
+    thread.start()
+    notes.wait_for("ready", 2)
+    servers.stop()
+    thread.join(BOUND_S)
+    assert result == [finished]
+
+
+def test_it_stops_though_one_never_listens():
+    def command(one, _):
+        return [sys.executable, "-c", "import sys; " + (LISTEN if one.number == 1 else "") + STAY]
+
+    servers = Processes(command, 2, host="127.0.0.1", ports={}, drain_s=BOUND_S)
+    notes, result = Notes(), []
+    thread = threading.Thread(target=lambda: result.append(servers.run(notes)))
+    thread.start()
+    servers.stop()
+    thread.join(BOUND_S)
+    assert result == [True]
+    assert notes.lines == []
+
+
 def test_what_keeps_one_from_listening_is_raised_and_the_others_are_ended():
     def command(one, _):
         if one.number == 1:
             return [sys.executable, "-c", LISTEN + STAY]
-        return [sys.executable, "-c", "raise SystemExit('onstream: no room')"]
+        return [sys.executable, "-c", "print('onstream: no room')"]
 
     servers = Processes(command, 2, host="127.0.0.1", ports={}, drain_s=BOUND_S)
     with pytest.raises(JobError, match="the server did not start: no room"):

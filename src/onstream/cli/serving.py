@@ -167,19 +167,19 @@ def serve(
     It answers the Open Inference Protocol (KServe v2) over REST and gRPC, and Arrow Flight. A directory that has no
     checkpoint yet is waited for.
     """
-    # Loaded only here: other commands need neither PyTorch nor the libraries of the wires.
+    directories = _named(models, name)
+    if record is not None and len(directories) > 1:
+        raise JobError("--record keeps the predictions of one model; serve one, or leave it out")
+    if processes > 1:
+        _serve_in_processes(context, directories, processes)
+        return
+    # Loaded only here: others need neither PyTorch nor the libraries of the wires.
     from onstream.serving.access import Access
     from onstream.serving.oip.limits import Limits
     from onstream.serving.server import Addresses, Server
     from onstream.serving.settings import ModelSettings, ServerSettings, parse_share
     from onstream.streams import Log
 
-    directories = _named(models, name)
-    if processes > 1:
-        _serve_in_processes(context, directories, processes)
-        return
-    if record is not None and len(directories) > 1:
-        raise JobError("--record keeps the predictions of one model; serve one, or leave it out")
     paths = _pairs(log or [], "--log")
     retention = {
         "retention_rows": retention_rows,
@@ -265,12 +265,13 @@ def _serve_in_processes(context: typer.Context, directories: Mapping[str, Path],
             "rest_port": found.get("REST", -1),
             "grpc_port": found.get("gRPC", -1),
             "flight_port": found.get("Flight", -1) if one.number == 1 else -1,
-            "threads": options["threads"] or workers_of(processes),
+            "threads": workers_of(processes) if options["threads"] is None else options["threads"],
             "processes": 1,
             "beside": True,
             "member": f"{one.number}:{one.folder}",
         }
-        return [sys.executable, "-m", "onstream", "serve", *_texts(context, {**options, **changed})]
+        # The folder it is started in is no place to import from, as it is none for the command.
+        return [sys.executable, "-P", "-m", "onstream", "serve", *_texts(context, {**options, **changed})]
 
     servers = Processes(
         command,

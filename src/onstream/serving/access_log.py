@@ -110,7 +110,10 @@ class AccessLog:
         lines.clear()
         try:
             while left:
-                left = left[self._file.write(left) :]
+                written = self._file.write(left)
+                if written is None:
+                    raise BlockingIOError("who should read it does not")
+                left = left[written:]
         except OSError:
             _log.exception("the access log cannot be written")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import subprocess
 import threading
 from collections import deque
@@ -38,20 +39,24 @@ class Beside:
         What starts it. It must end when its standard input does, so that it never outlives this process.
     drain_s : float
         How long it may take to end.
+    errors : bool
+        Hear what it says on standard error too; without, that goes where this process's goes.
 
     Notes
     -----
     A process of its own does not share this one's interpreter: neither waits for the other, and either may die.
     """
 
-    def __init__(self, command: Sequence[str], *, drain_s: float) -> None:
+    def __init__(self, command: Sequence[str], *, drain_s: float, errors: bool = True) -> None:
         self._command = list(command)
+        self._errors = errors
         self._note: Callable[[str], None] = lambda _: None
         self._drain_s = drain_s
         self._said: deque[str] = deque(maxlen=_KEPT_LINES)
         self._status: Status = {}
         self._listening = threading.Event()
         self._failed = False
+        self._ran = False
         self._ending = threading.Event()
         self._restarting = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -73,7 +78,7 @@ class Beside:
         """
         self.start(note)
         try:
-            self.wait_until_it_listens()
+            self.listens()
             yield
         finally:
             self.end()
@@ -89,35 +94,50 @@ class Beside:
         self._watcher = threading.Thread(target=self._watch, name="onstream-beside", daemon=True)
         self._watcher.start()
 
-    def wait_until_it_listens(self) -> None:
-        """Wait until it listens. Raises JobError if it ends before; the message is what it said."""
-        self._listening.wait()
+    def listens(self, timeout_s: float | None = None) -> bool:
+        """Return whether it listens, at the latest after `timeout_s`; without that, wait until it does.
+
+        Raises
+        ------
+        JobError
+            If it has ended before; the message is what it said.
+        """
+        self._listening.wait(timeout_s)
         if self._failed:
             # A command puts its name before its last words, and this process will put its own.
-            said = (line.removeprefix("onstream: ") for line in self._said)
-            raise JobError("the server did not start: " + "\n".join(said))
+            said = [line.removeprefix("onstream: ") for line in self._said]
+            raise JobError("the server did not start: " + ("\n".join(said) or "it said why"))
+        return self._listening.is_set()
 
     def end(self) -> None:
         """Tell it to finish what it began and to end, and start it no more."""
         with self._restarting:
             self._ending.set()
             process = self._process
+        self._ran = process is not None and process.poll() is None
         if process is not None:
             process.terminate()
 
-    def join(self) -> int | None:
-        """Wait until it has ended, and kill it if that takes too long; return its code, None if it never ran."""
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait until it has ended, and kill it after `timeout_s`, by default a while more than it may take to drain.
+
+        Returns
+        -------
+        bool
+            Whether it finished what it had begun when it was told to end.
+        """
         process = self._process
         if process is None:
-            return None
+            return True
         try:
             # It keeps its own bound; this one is for a process that cannot.
-            process.wait(self._drain_s + _GRACE_S)
+            process.wait(self._drain_s + _GRACE_S if timeout_s is None else timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
         # What it started itself may hold the pipe open.
         self._watcher.join(_GRACE_S)
-        return process.poll()
+        # One that was told before it could listen to signals had begun nothing.
+        return not self._ran or process.poll() in (0, -signal.SIGTERM)
 
     @property
     def pid(self) -> int | None:
@@ -135,7 +155,7 @@ class Beside:
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT if self._errors else None,
             text=True,
             errors="replace",
             start_new_session=True,

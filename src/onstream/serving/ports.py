@@ -8,10 +8,11 @@ from contextlib import ExitStack, contextmanager
 
 from onstream.errors import JobError
 
-__all__ = ["held", "listen"]
+__all__ = ["SHARED", "held", "listen"]
 
 _BACKLOG = 2048
-_SHARED = ("REST", "gRPC")
+SHARED = frozenset({"REST", "gRPC"})
+"""The wires whose ports several processes can share."""
 
 
 def listen(wire: str, host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -47,15 +48,24 @@ def held(host: str, ports: Mapping[str, int]) -> Iterator[dict[str, int]]:
             # Alone first: a server that shares its port with anybody would share it with these.
             with listen(wire, host, port) as alone:
                 found[wire] = int(alone.getsockname()[1])
-            if wire in _SHARED:
+            if wire in SHARED:
                 kept = stack.enter_context(socket.socket(_family(host), socket.SOCK_STREAM))
-                for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-                    kept.setsockopt(socket.SOL_SOCKET, option, 1)
                 try:
-                    kept.bind((host, found[wire]))
+                    _hold(kept, host, found[wire])
                 except OSError as error:
                     raise _refused(wire, host, port, error) from error
         yield found
+
+
+def _hold(kept: socket.socket, host: str, port: int) -> None:
+    if kept.family == socket.AF_INET6:
+        kept.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # Connections of a server that was here before may linger, so an address may be used again to bind. Who would use
+    # it again from then on, without sharing it, is kept out.
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind((host, port))
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
 
 def _family(host: str) -> socket.AddressFamily:

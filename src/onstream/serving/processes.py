@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -11,13 +12,17 @@ from pathlib import Path
 
 from onstream.errors import JobError
 from onstream.serving.beside import Beside, Status
-from onstream.serving.ports import held
+from onstream.serving.ports import SHARED, held
 from onstream.serving.settings import Member
 from onstream.trainer.signals import stopped_by_signals
 
 __all__ = ["Processes"]
 
 _STATUS_S = 1.0
+# How often it is looked whether all listen.
+_START_S = 0.05
+# Seconds that they may take longer than they may take to drain.
+_GRACE_S = 4.0
 _LISTENING = "listening: "
 
 
@@ -43,8 +48,7 @@ class Processes:
     models on its own, with a copy of its own: another may answer by another version for as long as that takes to
     load. Flight, which cannot share a port, is the first one's alone.
 
-    Ports are held here while processes come and go. Nobody else can take them, but for processes of the same user
-    that want to share them.
+    Ports are held here while processes come and go; that of Flight is free while the first one is started again.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class Processes:
         """Start nothing yet."""
         if count < 1:
             raise JobError(f"a server needs at least 1 process, got {count}")
+        if ports and not set(ports) & SHARED:
+            raise JobError("several processes need REST or gRPC: the port of Flight cannot be shared")
         self._command = command
         self._count = count
         self._host = host
@@ -95,22 +101,38 @@ class Processes:
             folder = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="onstream-")))
             ports = parts.enter_context(held(self._host, self._ports))
             members = [Member(folder, number) for number in range(1, self._count + 1)]
-            servers = [Beside(self._command(one, ports), drain_s=self._drain_s) for one in members]
+            # What they say on standard error stays there: warnings, and the access log if that is where it goes.
+            servers = [
+                Beside(self._command(one, ports), drain_s=self._drain_s, errors=False) for one in members
+            ]
             heard = _Heard(say, self._count)
             try:
                 for member, server in zip(members, servers, strict=True):
                     server.start(partial(heard, member.number))
-                for server in servers:
-                    server.wait_until_it_listens()
-                heard.all_listen()
-                while not self._stop.wait(_STATUS_S):
-                    if status is not None:
-                        status(_together([server.status() for server in servers]))
+                self._watch(servers, heard, status)
             finally:
                 for server in servers:
                     server.end()
-                codes = [server.join() for server in servers]
-        return not any(codes)
+                # All by one bound, which ends before that of a process which started this one.
+                bound_s = time.monotonic() + self._drain_s + _GRACE_S
+                finished = [server.join(max(0.0, bound_s - time.monotonic())) for server in servers]
+        return all(finished)
+
+    def _watch(
+        self, servers: Sequence[Beside], heard: _Heard, status: Callable[[Status], None] | None
+    ) -> None:
+        """Wait until it is time to stop; tell where they listen, and what they do."""
+        while True:
+            # Each is asked: one that has failed says so, whatever the others do.
+            listening = [server.listens(0) for server in servers]
+            if all(listening):
+                break
+            if self._stop.wait(_START_S):
+                return
+        heard.all_listen()
+        while not self._stop.wait(_STATUS_S):
+            if status is not None:
+                status(_together([server.status() for server in servers]))
 
 
 class _Heard:

@@ -103,6 +103,11 @@ class Served:
         return reason
 
     @property
+    def looked(self) -> bool:
+        """Whether it has looked for a version, and loaded it if one is there."""
+        return self._usual.replica.looked
+
+    @property
     def failure(self) -> str | None:
         """Why it will never answer again, or learn of new versions; None if it can."""
         return self._usual.failure
@@ -340,9 +345,13 @@ class _Followed(Replica):
     ) -> None:
         super().__init__(directory, tag=tag, report=report, allow_pickle=allow_pickle)
         self._tell_swapped = swapped
+        self.looked = False
 
     def poll(self) -> bool:
-        changed = super().poll()
+        try:
+            changed = super().poll()
+        finally:
+            self.looked = True
         if changed:
             self._tell_swapped()
         return changed

@@ -24,7 +24,7 @@ from onstream.serving.metrics import Metrics
 from onstream.serving.oip.limits import Limits
 from onstream.serving.served import Served
 from onstream.serving.settings import ModelSettings, ServerSettings
-from onstream.serving.siblings import Siblings
+from onstream.serving.siblings import TELL_S, Siblings
 from onstream.serving.wires import Addresses, Observe, Wires, in_thread
 from onstream.streams import Log
 
@@ -37,6 +37,9 @@ __all__ = ["Addresses", "Server"]
 
 # How often it is looked whether models are ready, for notes.
 _WATCH_S = 0.25
+
+# How often it is looked whether the models of one of several processes are loaded.
+_LOOK_S = 0.02
 
 # How often it is told what was served.
 _STATUS_S = 1.0
@@ -100,7 +103,9 @@ class Server:
         self._limits = limits or Limits()
         if not self._specs and not self._logs:
             raise JobError("there is nothing to serve: give a model directory")
-        if self._logs and self._settings.flight_port is None and self._settings.member is None:
+        member = self._settings.member
+        # Of several processes the first one has Flight; to the others, a log tells when examples arrived.
+        if self._logs and self._settings.flight_port is None and (member is None or member.number == 1):
             raise JobError("logs take examples over Flight, which is off; give it a port")
         self._access.check_host(self._settings.host)
         self.metrics = Metrics()
@@ -193,6 +198,10 @@ class Server:
             member = self._settings.member
             siblings = None if member is None else Siblings(member, self.metrics)
             render = self.metrics.render if siblings is None else siblings.render
+            if member is not None:
+                # Others answer while this one loads: it is asked once it can answer, if it ever can.
+                while not stop.is_set() and not all(model.looked for model in models.values()):
+                    await asyncio.sleep(_LOOK_S)
             addresses = await wires.open(models, self._logs, render, observe)
             self._listening.set_result(addresses)
             if listening is not None:
@@ -217,19 +226,18 @@ class Server:
         """
         told: dict[str, str] = {}
         status_at = time.monotonic() + _STATUS_S
-        if siblings is not None:
-            await in_thread(siblings.tell)
+        tell_at = time.monotonic()
         while not stop.is_set():
             if note is not None:
                 _tell_changes(models, told, note)
             if siblings is not None and any(model.failure is not None for model in models):
                 return False
-            if time.monotonic() >= status_at:
+            if status is not None and time.monotonic() >= status_at:
                 status_at += _STATUS_S
-                if status is not None:
-                    status(self._status(models))
-                if siblings is not None:
-                    await in_thread(siblings.tell)
+                status(self._status(models))
+            if siblings is not None and time.monotonic() >= tell_at:
+                tell_at += TELL_S
+                await in_thread(siblings.tell)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _WATCH_S)
         return True

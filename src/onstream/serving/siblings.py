@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator
-
-from prometheus_client import CollectorRegistry, Metric, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
 from onstream.serving.metrics import Metrics
 from onstream.serving.settings import Member
 
-__all__ = ["Siblings"]
+__all__ = ["TELL_S", "Siblings"]
+
+TELL_S = 2.0
+"""How often the numbers of a process are to be told to the others."""
 
 _SUFFIX = ".prom"
+# Numbers that are older are of a process that does not run, or cannot tell.
+_OLDEST_S = 6 * TELL_S
 
 
 class Siblings:
@@ -28,51 +31,71 @@ class Siblings:
     Notes
     -----
     All numbers get the label "process": each process counts from 0 when it starts, which a sum of them would hide
-    from who asks for rates.
+    from who asks for rates. Those of a process that tells none for a while are left out.
     """
 
     def __init__(self, member: Member, metrics: Metrics) -> None:
         self._folder = member.folder
+        self._number = member.number
         self._own = member.folder / f"{member.number}{_SUFFIX}"
         self._metrics = metrics
 
     def tell(self) -> None:
-        """Let the others know the numbers of this process; where the disk has no room, those from before stand."""
+        """Let the others know the numbers of this process, if the disk has room."""
         new = self._own.with_suffix(".new")
         with contextlib.suppress(OSError):
-            new.write_bytes(self._metrics.render())
+            self._folder.mkdir(exist_ok=True)
+            new.write_text(self._render())
             new.replace(self._own)
 
     def render(self) -> bytes:
-        """Return the numbers of all processes in the text format of Prometheus; those of others are a second old."""
-        text: bytes = generate_latest(_registry(self._texts()))
-        return text
+        """Return the numbers of all processes in the text format of Prometheus; those of others are seconds old."""
+        return _joined(self._texts()).encode()
 
-    def _texts(self) -> Iterator[tuple[str, str]]:
-        """Yield the number and the metrics of each process."""
-        yield self._own.stem, self._metrics.render().decode()
-        for path in self._folder.glob(f"*{_SUFFIX}"):
-            if path != self._own:
-                yield path.stem, path.read_text()
+    def _texts(self) -> Iterator[str]:
+        yield self._render()
+        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+            with contextlib.suppress(OSError):
+                if path != self._own and time.time() - path.stat().st_mtime < _OLDEST_S:
+                    yield path.read_text()
 
-
-class _Families:
-    """Families of metrics, for a registry."""
-
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families
+    def _render(self) -> str:
+        return _labelled(self._metrics.render().decode(), self._number)
 
 
-def _registry(texts: Iterable[tuple[str, str]]) -> CollectorRegistry:
-    """Return the metrics of texts, each labelled by its name."""
-    families: dict[str, Metric] = {}
-    for name, text in texts:
-        for family in text_string_to_metric_families(text):
-            known = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-            known.samples += [s._replace(labels={**s.labels, "process": name}) for s in family.samples]
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(families.values()))
-    return registry
+def _labelled(text: str, number: int) -> str:
+    """Return metrics with the label "process".
+
+    Examples
+    --------
+    >>> _labelled('# TYPE a gauge\\na 1.0\\nb{c="d e"} 2.0\\n', 3)
+    '# TYPE a gauge\\na{process="3"} 1.0\\nb{process="3",c="d e"} 2.0\\n'
+    """
+    return "".join(
+        line if line.startswith("#") else _with_label(line, f'process="{number}"')
+        for line in text.splitlines(keepends=True)
+    )
+
+
+def _with_label(line: str, label: str) -> str:
+    # The name ends at the first of the two: neither is part of one.
+    name = line.partition(" ")[0]
+    if "{" not in name:
+        return f"{name}{{{label}}}{line[len(name) :]}"
+    name, _, rest = line.partition("{")
+    return f"{name}{{{label}{'' if rest.startswith('}') else ','}{rest}"
+
+
+def _joined(texts: Iterable[str]) -> str:
+    """Return several texts as one, in which all numbers of a family stand together under one head."""
+    families: dict[str, list[str]] = {}
+    for text in texts:
+        lines: list[str] = []
+        for line in text.splitlines(keepends=True):
+            if line.startswith("# HELP "):
+                head = line.split(" ", 3)[2]
+                lines = families.setdefault(head, [])
+                known = bool(lines)
+            if not (line.startswith("#") and known):
+                lines.append(line)
+    return "".join(line for lines in families.values() for line in lines)
