@@ -134,7 +134,9 @@ def infer_one(server):
     return infer("http", client("http", server), 3, model="clicks")[1]
 
 
-def test_one_that_is_killed_is_started_again_while_the_others_answer(trained):
+def test_one_that_is_killed_is_started_again_while_the_others_answer(trained, tmp_path, monkeypatch):
+    # What a killed process leaves behind goes with the test.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with Serving(f"clicks={trained}", "--processes", PROCESSES, "--access-log", "-") as server:
         for _ in range(PROCESSES):
             server.wait_for("is ready: version 2")

@@ -1,6 +1,6 @@
 """LitServe: a request is JSON with the ids as base64 of little-endian int64; so is the answer, of float32.
 
-Run it: python litserve_app.py PORT
+Run it: python litserve_app.py PORT WORKERS
 """
 
 import base64
@@ -28,5 +28,5 @@ class API(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(API(), accelerator="cpu", workers_per_device=1)
+    server = litserve.LitServer(API(), accelerator="cpu", workers_per_device=int(sys.argv[2]))
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="error")
