@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from onstream.serving.beside import Beside, Status
 from onstream.serving.settings import ServerSettings
 from onstream.streams import Cache, Join, Log, Sample
 from onstream.trainer import Observer, Summary
+from onstream.trainer.signals import stopped_by_signals
 
 __all__ = ["Watching", "drain_of", "train_and_serve"]
 
@@ -161,9 +161,5 @@ def _log_options(logs: Mapping[str, Log]) -> list[str]:
 
 def _wait_for_signal() -> None:
     came = threading.Event()
-    before = {n: signal.signal(n, lambda *_: came.set()) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with stopped_by_signals(came):
         came.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[list[int]]:
 
     def ask(number: int, _: object) -> None:
         received.append(number)
-        stop.set()
+        # Not here: this may be called while the same thread holds the lock of the event, to wait for it.
+        _thread.start_new_thread(stop.set, ())
         signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
