@@ -121,3 +121,12 @@ def test_limits_are_whole_numbers_from_one(limit):
             make(max_message_bytes=limit)
     with pytest.raises(JobError, match="max_depth must be at most 512"):
         Json(max_depth=513)
+
+
+def test_an_arrow_message_with_a_name_that_is_no_text_is_rejected():
+    case = CASES["arrow"]
+    name = case.format.schema().names[0].encode()
+    bad = case.good[0].replace(name, b"\xff" * len(name))
+    assert bad != case.good[0]
+    decoded = case.format.decode([case.good[0], bad])
+    assert [reject.index for reject in decoded.rejects] == [1]

@@ -142,6 +142,8 @@ class ArrowIpc(Described):
             with pa.ipc.open_stream(stream, options=pa.ipc.IpcReadOptions(use_threads=False)) as reader:
                 batches = list(reader)
                 schema = reader.schema
+                # A name that is no UTF-8 is found when it is read.
+                names = schema.names
             for batch in batches:
                 batch.validate(full=True)
         except (ValueError, OSError, pa.ArrowException) as error:
@@ -151,7 +153,6 @@ class ArrowIpc(Described):
         # Without its metadata, which pyarrow does not compare.
         if schema.equals(wanted):
             return [pa.RecordBatch.from_arrays(b.columns, schema=wanted) for b in batches if b.num_rows]
-        names = schema.names
         places = {name: i for i, name in enumerate(names)}
         if any(names.count(name) > 1 for name in wanted.names if name in places):
             raise _UnusableError("a column is given twice")
