@@ -260,7 +260,9 @@ def test_one_whose_model_cannot_answer_any_more_ends_to_be_started_again(trained
 def test_metrics_of_all_processes_are_told_by_each(tmp_path):
     both = [Metrics(), Metrics()]
     siblings = [Siblings(Member(tmp_path, at + 1), metrics) for at, metrics in enumerate(both)]
+    odd = 'a {b}="c" \\ \r\u2028\x0c # HELP'
     for at, metrics in enumerate(both):
+        metrics.observe("rest", odd, "ok", 0.001, 10)
         for _ in range(at + 1):
             metrics.observe("rest", "clicks", "ok", 0.001, 10)
     for one in siblings:
@@ -276,6 +278,8 @@ def test_metrics_of_all_processes_are_told_by_each(tmp_path):
         labels = {"wire": "rest", "model": "clicks", "process": str(number)}
         assert found["onstream_answered_rows_total", tuple(sorted(labels.items()))] == 10 * number
         assert found["onstream_request_seconds_count", tuple(sorted(labels.items()))] == number
+        labels["model"] = odd
+        assert found["onstream_answered_rows_total", tuple(sorted(labels.items()))] == 10
     # One head a family, whatever the number of processes.
     assert text.count("# TYPE onstream_requests_total counter") == 1
     assert samples(siblings[1].render().decode()).keys() == found.keys()

@@ -94,7 +94,7 @@ class Processes:
         Raises
         ------
         JobError
-            If an address cannot be used, or a process ends before it listens; the message is what it said.
+            If an address cannot be used, or a process ends before it listens, which says why on standard error.
         """
         with ExitStack() as parts:
             parts.enter_context(stopped_by_signals(self._stop))

@@ -45,7 +45,7 @@ class Siblings:
         new = self._own.with_suffix(".new")
         with contextlib.suppress(OSError):
             self._folder.mkdir(exist_ok=True)
-            new.write_text(self._render())
+            new.write_bytes(self._render().encode())
             new.replace(self._own)
 
     def render(self) -> bytes:
@@ -57,7 +57,7 @@ class Siblings:
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             with contextlib.suppress(OSError):
                 if path != self._own and time.time() - path.stat().st_mtime < _OLDEST_S:
-                    yield path.read_text()
+                    yield path.read_bytes().decode()
 
     def _render(self) -> str:
         return _labelled(self._metrics.render().decode(), self._number)
@@ -72,9 +72,13 @@ def _labelled(text: str, number: int) -> str:
     '# TYPE a gauge\\na{process="3"} 1.0\\nb{process="3",c="d e"} 2.0\\n'
     """
     return "".join(
-        line if line.startswith("#") else _with_label(line, f'process="{number}"')
-        for line in text.splitlines(keepends=True)
+        line if line.startswith("#") else _with_label(line, f'process="{number}"') for line in _lines(text)
     )
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines, of which Prometheus knows one end only: labels may hold all else."""
+    return [f"{line}\n" for line in text.removesuffix("\n").split("\n")]
 
 
 def _with_label(line: str, label: str) -> str:
@@ -90,12 +94,11 @@ def _joined(texts: Iterable[str]) -> str:
     """Return several texts as one, in which all numbers of a family stand together under one head."""
     families: dict[str, list[str]] = {}
     for text in texts:
-        lines: list[str] = []
-        for line in text.splitlines(keepends=True):
+        name, known = "", False
+        for line in _lines(text):
             if line.startswith("# HELP "):
-                head = line.split(" ", 3)[2]
-                lines = families.setdefault(head, [])
-                known = bool(lines)
+                name = line.split(" ", 3)[2]
+                known = name in families
             if not (line.startswith("#") and known):
-                lines.append(line)
+                families.setdefault(name, []).append(line)
     return "".join(line for lines in families.values() for line in lines)
