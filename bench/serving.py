@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import tritonclient.http as triton
 
 from bench.common import Figure
-from bench.data import COLUMNS, FOLDER, criteo_file, zipf_ids
+from bench.data import COLUMNS, FOLDER, cached, labels, write_arrow, zipf_ids
 from bench.deepfm import DeepFM
 from bench.processes import answer_of, free_port, ready, served, started
 from bench.rpc_load import drive
@@ -97,7 +98,7 @@ def drive_rest(target: Target, clients: int, seconds: float = SECONDS) -> Load:
 def trained(directory: Path, precision: str = "bf16") -> Path:
     """Train the DeepFM of `bench.deepfm` and return its model directory."""
     job = Job(
-        Files(criteo_file("arrow", TRAINED_ROWS)),
+        Files(cached(f"numbered-{TRAINED_ROWS}.arrow", write_numbered)),
         [*(Id(name) for name in COLUMNS), Label("label")],
         Torch(DeepFM, optimizer="adagrad", lr=0.01, precision=precision),
         directory,
@@ -106,6 +107,13 @@ def trained(directory: Path, precision: str = "bf16") -> Path:
     )
     job.train()
     return directory
+
+
+def write_numbered(path: Path) -> None:
+    """Write the examples to train on: ids of the law by which `candidates` asks, as the numbers that it asks for."""
+    ids = zipf_ids(TRAINED_ROWS, len(COLUMNS))
+    columns = {name: pa.array(ids[:, i]) for i, name in enumerate(COLUMNS)}
+    write_arrow(pa.table({"label": labels(ids).astype(np.int8), **columns}), path)
 
 
 def triton_inputs(ids: np.ndarray) -> list[triton.InferInput]:

@@ -167,6 +167,7 @@ def test_one_that_is_killed_is_started_again_while_the_others_answer(trained, tm
         assert json.loads(server.wait_for('"model": "clicks"'))["rows"] == 3
         first = processes_of(server)
         assert set(first) == {1, 2}
+        kept_to = os.sched_getaffinity(first[1])
         with always_ready(server):
             os.kill(first[1], signal.SIGKILL)
             assert gone(first[1])
@@ -177,6 +178,7 @@ def test_one_that_is_killed_is_started_again_while_the_others_answer(trained, tm
         second = processes_of(server)
         assert second[2] == first[2]
         assert second[1] != first[1]
+        assert os.sched_getaffinity(second[1]) == kept_to
         with Client(server.flight) as of:
             assert same(of.predict(rows(3)).predictions["click"], expected)
         # None outlives the process that started it.
@@ -324,6 +326,37 @@ def test_numbers_of_all_are_told_as_those_of_one():
     servers.run(notes, heard)
     assert found[-1] == {"rows_per_s": 15.0, "p99_s": 0.002, "version": 6, "staleness_s": 1.5}
     assert notes.lines[:2] == ["listening: here", "2 processes share that"]
+
+
+@pytest.mark.parametrize("pin", [True, False])
+def test_each_keeps_to_processors_of_its_own_where_there_are_enough(pin):
+    there = os.sched_getaffinity(0)
+    tell = "import os; say(json.dumps(sorted(os.sched_getaffinity(0)))); "
+    command = [sys.executable, "-c", f"import json; {LISTEN}{tell}{STAY}"]
+    for count in (2, len(there), len(there) + 1):
+        servers = Processes(lambda *_: command, count, host="127.0.0.1", ports={}, drain_s=BOUND_S, pin=pin)
+        notes, after = Notes(), []
+
+        def run(servers=servers, notes=notes, after=after):
+            servers.run(notes)
+            after.append(os.sched_getaffinity(0))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        notes.wait_for("process ", count)
+        servers.stop()
+        thread.join(BOUND_S)
+        found = [
+            set(json.loads(line.partition(": ")[2])) for line in notes.lines if line.startswith("process ")
+        ]
+        if pin and count <= len(there):
+            assert sum(map(len, found)) == len(there)
+            assert set().union(*found) == there
+            assert max(map(len, found)) - min(map(len, found)) <= 1
+        else:
+            assert found == [there] * count
+        # What starts them keeps to none.
+        assert after == [there]
 
 
 ENDS = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit({code})); "

@@ -135,6 +135,12 @@ def serve(
             "processors answer most.",
         ),
     ] = 1,
+    pin: Annotated[
+        bool,
+        typer.Option(
+            help="Keep each of several processes to processors of its own; not where other work is pinned to the same."
+        ),
+    ] = True,
     retention_rows: Annotated[
         int | None, typer.Option(metavar="ROWS", help="Drop examples of a log once so many came after them.")
     ] = None,
@@ -279,6 +285,7 @@ def _serve_in_processes(context: typer.Context, directories: Mapping[str, Path],
         host=options["host"],
         ports={wire: port for wire, port in ports.items() if port >= 0},
         drain_s=drain,
+        pin=options["pin"],
     )
     beside = options["beside"]
     if beside:

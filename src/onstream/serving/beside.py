@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 from onstream.errors import JobError
@@ -41,15 +42,25 @@ class Beside:
         How long it may take to end.
     errors : bool
         Hear what it says on standard error too; without, that goes where this process's goes.
+    processors : collection of int, optional
+        Those that all its threads keep to; by default, and where the system refuses that, those of this process.
 
     Notes
     -----
     A process of its own does not share this one's interpreter: neither waits for the other, and either may die.
     """
 
-    def __init__(self, command: Sequence[str], *, drain_s: float, errors: bool = True) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        drain_s: float,
+        errors: bool = True,
+        processors: Collection[int] = (),
+    ) -> None:
         self._command = list(command)
         self._errors = errors
+        self._processors = processors
         self._note: Callable[[str], None] = lambda _: None
         self._drain_s = drain_s
         self._said: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -151,15 +162,16 @@ class Beside:
 
     def _start(self) -> subprocess.Popen[str]:
         # Its own session: Ctrl-C is for this process, which then tells it to end.
-        return subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if self._errors else None,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        with _kept_to(self._processors):
+            return subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if self._errors else None,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
 
     def _watch(self) -> None:
         process = self._process
@@ -216,6 +228,22 @@ class Beside:
             self._note(text)
         except Exception:
             _log.exception("a line of the server cannot be shown: %s", text)
+
+
+@contextmanager
+def _kept_to(processors: Collection[int]) -> Iterator[None]:
+    """Keep this thread, and so what it starts, to some processors, if any are named and they are there."""
+    before = os.sched_getaffinity(0)
+    if processors:
+        # They may have been taken from this process meanwhile.
+        with suppress(OSError):
+            os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        if processors:
+            with suppress(OSError):
+                os.sched_setaffinity(0, before)
 
 
 def _numbers(text: str) -> Status | None:

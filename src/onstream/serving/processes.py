@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from onstream.errors import JobError
@@ -41,6 +43,9 @@ class Processes:
         By wire, "REST", "gRPC" or "Flight", those that are on; 0 takes a free one.
     drain_s : float
         How long each may take to end.
+    pin : bool
+        Keep each to processors of its own, if there are enough: what the threads of an interpreter share stays in the
+        caches of one. Other work of the machine should not be pinned to the same ones.
 
     Notes
     -----
@@ -59,6 +64,7 @@ class Processes:
         host: str,
         ports: Mapping[str, int],
         drain_s: float,
+        pin: bool = True,
     ) -> None:
         """Start nothing yet."""
         if count < 1:
@@ -70,6 +76,7 @@ class Processes:
         self._host = host
         self._ports = ports
         self._drain_s = drain_s
+        self._pin = pin
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -103,7 +110,8 @@ class Processes:
             members = [Member(folder, number) for number in range(1, self._count + 1)]
             # What they say on standard error stays there: warnings, and the access log if that is where it goes.
             servers = [
-                Beside(self._command(one, ports), drain_s=self._drain_s, errors=False) for one in members
+                Beside(self._command(one, ports), drain_s=self._drain_s, errors=False, processors=own)
+                for one, own in zip(members, self._processors(), strict=True)
             ]
             heard = _Heard(say, self._count)
             try:
@@ -117,6 +125,15 @@ class Processes:
                 bound_s = time.monotonic() + self._drain_s + _GRACE_S
                 finished = [server.join(max(0.0, bound_s - time.monotonic())) for server in servers]
         return all(finished)
+
+    def _processors(self) -> list[list[int]]:
+        """Return the processors that each keeps to; none where they share all."""
+        there = sorted(os.sched_getaffinity(0))
+        if not self._pin or len(there) < self._count:
+            return [[]] * self._count
+        # Neighbours share more of the caches.
+        ends = [len(there) * i // self._count for i in range(self._count + 1)]
+        return [there[begin:end] for begin, end in pairwise(ends)]
 
     def _watch(
         self, servers: Sequence[Beside], heard: _Heard, status: Callable[[Status], None] | None

@@ -71,7 +71,7 @@ class Table:
             admission.describe() if admission else None,
             expiry.seconds if expiry else 0,
             seed,
-            threads or min(16, os.cpu_count() or 1),
+            threads or min(16, len(os.sched_getaffinity(0))),
         )
 
     @property
