@@ -77,6 +77,14 @@ def keys(ids: Ids) -> npt.NDArray[np.uint64]:
     return mixed(ids.astype(np.uint64) | column)
 
 
+def numbered(ids: Ids, vocabulary: int = 1_000_000) -> Ids:
+    """Return the ids as numbers below `vocabulary`, as one hashes them for a table of fixed size; int64.
+
+    The same id in two columns is two numbers, and frequent ones are no neighbours.
+    """
+    return (keys(ids) % np.uint64(vocabulary)).astype(np.int64)
+
+
 def dense(ids: Ids) -> tuple[Ids, int]:
     """Number the distinct ids of all columns from 0: what a table of fixed size must be given.
 

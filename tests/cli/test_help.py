@@ -4,6 +4,8 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 
 import pytest
 import typer.main
@@ -80,3 +82,9 @@ def test_the_examples_of_a_module_run(name):
     module = importlib.import_module(name)
     assert module.__doc__
     assert doctest.testmod(module).failed == 0
+
+
+def test_commands_wait_for_no_library_that_only_some_of_them_need():
+    told = "import sys, onstream.cli.app; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert not {"pandas", "tensorflow", "torch", "uvicorn"} & set(found.stdout.split())

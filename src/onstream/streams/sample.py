@@ -20,7 +20,8 @@ from onstream.streams.chunks import row_ends
 
 __all__ = ["Sample"]
 
-_NEGATIVE_TEXTS = pa.array(["0", "false", "False", "FALSE"])
+# An array of Arrow would import pandas, where that is installed, each time that a command starts.
+_NEGATIVE_TEXTS = ("0", "false", "False", "FALSE")
 
 
 class Sample(Around):
@@ -143,7 +144,7 @@ def _negative(column: pa.Array) -> npt.NDArray[np.bool_] | None:
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
         found = pc.equal(column, pa.scalar(0, kind))
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        found = pc.is_in(column, value_set=_NEGATIVE_TEXTS.cast(kind))
+        found = pc.is_in(column, value_set=pa.array(_NEGATIVE_TEXTS, kind))
     else:
         return None
     return np.asarray(found.fill_null(False).to_numpy(zero_copy_only=False))

@@ -6,15 +6,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.dataset
 
 from onstream.contracts import Keys, Rows
 from onstream.errors import ColumnError, JobError
 from onstream.features.columns import Mask, hash_ids, read_blocks, read_numbers
+
+if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
 
 __all__ = ["RowFile", "read_rows"]
 
@@ -89,8 +92,11 @@ def read_rows(file: RowFile, feature: str, column: str, dim: int, salt: int) -> 
         raise JobError(f"{where}: {str(error).splitlines()[0]}") from error
 
 
-def _open(file: RowFile, column: str, dim: int, where: str) -> tuple[pyarrow.dataset.Dataset, str, list[str]]:
+def _open(file: RowFile, column: str, dim: int, where: str) -> tuple[Dataset, str, list[str]]:
     """Return the file, its column of ids and its columns of vectors."""
+    # It imports pandas where that is installed, a quarter of a second that no other command has to wait.
+    from pyarrow.dataset import CsvFileFormat, dataset
+
     path = Path(file.path)
     files = (
         sorted(p for p in path.iterdir() if p.is_file() and p.suffix in _FORMATS) if path.is_dir() else [path]
@@ -101,8 +107,8 @@ def _open(file: RowFile, column: str, dim: int, where: str) -> tuple[pyarrow.dat
     if kind is None:
         raise JobError(f"{where}: expected a file that ends in one of {', '.join(_FORMATS)}")
     texts = [str(file) for file in files]
-    dataset = pyarrow.dataset.dataset(texts, format=kind)
-    names = dataset.schema.names
+    opened = dataset(texts, format=kind)
+    names = opened.schema.names
     ids = next((name for name in (file.id or column, file.id or "id") if name in names), None)
     if ids is None:
         wanted = repr(file.id) if file.id else f"{column!r} or 'id'"
@@ -112,10 +118,8 @@ def _open(file: RowFile, column: str, dim: int, where: str) -> tuple[pyarrow.dat
     if kind == "csv":
         # Texts as they are: "007" is no 7. Integers and their decimal texts have one key anyway.
         convert = pyarrow.csv.ConvertOptions(column_types={ids: pa.string()})
-        dataset = pyarrow.dataset.dataset(
-            texts, format=pyarrow.dataset.CsvFileFormat(convert_options=convert)
-        )
-    return dataset, ids, _vector_columns(dataset.schema, file.vector, ids, dim, where)
+        opened = dataset(texts, format=CsvFileFormat(convert_options=convert))
+    return opened, ids, _vector_columns(opened.schema, file.vector, ids, dim, where)
 
 
 def _vector_columns(schema: pa.Schema, wanted: str | None, ids: str, dim: int, where: str) -> list[str]:
