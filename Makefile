@@ -18,7 +18,7 @@ demo: $(STAMP)  ## watch it learn and serve; stop it with Ctrl-C, run it again: 
 	trap "kill $$sender 2> /dev/null || true" EXIT; \
 	$(VENV)/bin/onstream run examples/flights_join.py || test $$? -eq 130
 
-# In three thirds at once, for two processors: tests of processes wait for them a quarter of their time. Arrow Flight by
+# In three parts at once, for two processors: tests of processes wait for them a quarter of their time. Arrow Flight by
 # itself: the standard clients bring gevent and a second gRPC into the process of the tests.
 test: $(STAMP)  ## all tests but the long ones
 	$(MAKE) --jobs 3 --output-sync=line test-edges test-jobs test-parts

@@ -98,7 +98,7 @@ def drive_rest(target: Target, clients: int, seconds: float = SECONDS) -> Load:
 def trained(directory: Path, precision: str = "bf16") -> Path:
     """Train the DeepFM of `bench.deepfm` and return its model directory."""
     job = Job(
-        Files(cached(f"numbered-{TRAINED_ROWS}.arrow", write_numbered)),
+        Files(cached(f"numbered-{TRAINED_ROWS}-1000000-0.arrow", write_numbered)),
         [*(Id(name) for name in COLUMNS), Label("label")],
         Torch(DeepFM, optimizer="adagrad", lr=0.01, precision=precision),
         directory,
@@ -216,9 +216,10 @@ def litserve(workers: int) -> Iterator[Target]:
 
 @contextlib.contextmanager
 def bare() -> Iterator[int]:
-    """Run a server that multiplies as the network does, and nothing else; give its port."""
+    """Run a server a processor that multiplies as the network does, and nothing else; give the port they share."""
     port = free_port()
-    with started([sys.executable, str(HERE / "bare.py"), str(port)], environment=PEER_ENVIRONMENT):
+    command = [sys.executable, str(HERE / "bare.py"), str(port), str(PROCESSORS)]
+    with started(command, environment=PEER_ENVIRONMENT):
         ready(f"http://127.0.0.1:{port}")
         yield port
 
@@ -294,25 +295,28 @@ def beside_peers(directory: Path) -> None:
 
 def alone(directory: Path) -> None:
     """Measure what has no peer: latency of one row, of half the load, and rows a second of one core."""
-    # How long steady requests take where nothing is done but the products of matrices is the machine's affair.
-    with served(directory, *PROCESSES) as ports, bare() as bare_port:
+    with served(directory, *PROCESSES) as ports:
         single = median([drive_rest(binary_target(ports.rest, 1), 1) for _ in range(ROUNDS)])
         Figure("one row, REST binary, p50", single.p50_ms, "ms", goal="<= 1").report()
         target = binary_target(ports.rest)
         full = median([drive_rest(target, 8) for _ in range(ROUNDS)]).rows_per_s
-        pairs = [
-            (half_load(target, full / 2), half_load(replace(target, port=bare_port), full / 2))
-            for _ in range(ROUNDS)
-        ]
+        # How long steady requests take where nothing is done but products of matrices is the machine's affair.
+        with bare() as bare_port:
+            least_target = replace(target, port=bare_port)
+            pairs = [(half_load(target, full / 2), half_load(least_target, full / 2)) for _ in range(ROUNDS)]
         half, least = map(median, zip(*pairs, strict=True))
-        Figure(
-            f"p99 at half load, {round(half.rows_per_s)} rows/s",
-            half.p99_ms,
-            "ms",
-            "a server of the network's products alone",
-            least.p99_ms,
-            goal="<= 10",
-        ).report()
+        name = f"p99 at half load, {round(half.rows_per_s)} rows/s"
+        assert not half.errors and not least.errors, f"{name}: {half.errors}, {least.errors} errors"
+        peer = "servers of the network's products alone"
+        Figure(name, half.p99_ms, "ms", peer, least.p99_ms, goal="<= 10").report()
+        with served(directory, *PROCESSES, "--no-pin") as others:
+            turns = [
+                (drive_rest(target, 8), drive_rest(binary_target(others.rest), 8)) for _ in range(2 * ROUNDS)
+            ]
+        pinned, free = map(median, zip(*turns, strict=True))
+        ratio = statistics.median(a.rows_per_s / b.rows_per_s for a, b in turns)
+        name = "each process on processors of its own, 8 clients, REST binary"
+        Figure(name, pinned.rows_per_s, "rows/s", "--no-pin", free.rows_per_s, ratio).report()
     with served(directory, core=0) as ports:
         loads = [drive_rest(binary_target(ports.rest, 500), 2) for _ in range(ROUNDS)]
         Figure(

@@ -21,6 +21,7 @@ from onstream.errors import JobError
 from onstream.serving.metrics import Metrics
 from onstream.serving.ports import held, listen
 from onstream.serving.processes import Processes
+from onstream.serving.processors import shares
 from onstream.serving.server import Server
 from onstream.serving.settings import Member, ServerSettings
 from onstream.serving.siblings import Siblings
@@ -83,7 +84,7 @@ def ask_until_all_answered(server, wire, expected):
 def server(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs")
     with Serving(
-        *("--processes", PROCESSES, "--canary", "old=0.000001", "--threads", 1),
+        *("--processes", PROCESSES, "--no-pin", "--canary", "old=0.000001", "--threads", 1),
         *("--log", f"examples={folder / 'examples.db'}", "--access-log", folder / "access.log"),
         *("--", f"-odd={folder / 'nosuch'}", f"clicks={trained}"),
     ) as served:
@@ -121,6 +122,9 @@ def test_options_are_those_of_every_process(server):
         }
 
     until(lambda: have_canary() == {"1", "2"})
+    assert {pid: os.sched_getaffinity(pid) for pid in processes_of(server).values()} == dict.fromkeys(
+        processes_of(server).values(), os.sched_getaffinity(0)
+    )
 
 
 def test_examples_go_to_the_log_by_the_one_that_has_flight(server):
@@ -168,6 +172,8 @@ def test_one_that_is_killed_is_started_again_while_the_others_answer(trained, tm
         first = processes_of(server)
         assert set(first) == {1, 2}
         kept_to = os.sched_getaffinity(first[1])
+        there = os.sched_getaffinity(0)
+        assert kept_to < there if len(there) >= PROCESSES else kept_to == there
         with always_ready(server):
             os.kill(first[1], signal.SIGKILL)
             assert gone(first[1])
@@ -325,38 +331,57 @@ def test_numbers_of_all_are_told_as_those_of_one():
 
     servers.run(notes, heard)
     assert found[-1] == {"rows_per_s": 15.0, "p99_s": 0.002, "version": 6, "staleness_s": 1.5}
-    assert notes.lines[:2] == ["listening: here", "2 processes share that"]
+    assert notes.lines[0] == "listening: here"
+    assert notes.lines[1].startswith("2 processes share that")
 
 
 @pytest.mark.parametrize("pin", [True, False])
-def test_each_keeps_to_processors_of_its_own_where_there_are_enough(pin):
-    there = os.sched_getaffinity(0)
+@pytest.mark.parametrize("count", [2, 4])
+def test_each_keeps_to_processors_of_its_own_where_there_are_as_many(pin, count):
     tell = "import os; say(json.dumps(sorted(os.sched_getaffinity(0)))); "
     command = [sys.executable, "-c", f"import json; {LISTEN}{tell}{STAY}"]
-    for count in (2, len(there), len(there) + 1):
-        servers = Processes(lambda *_: command, count, host="127.0.0.1", ports={}, drain_s=BOUND_S, pin=pin)
-        notes, after = Notes(), []
+    servers = Processes(lambda *_: command, count, host="127.0.0.1", ports={}, drain_s=BOUND_S, pin=pin)
+    notes, found = Notes(), []
+    few = set(sorted(os.sched_getaffinity(0))[:3])
 
-        def run(servers=servers, notes=notes, after=after):
-            servers.run(notes)
-            after.append(os.sched_getaffinity(0))
+    def run():
+        # Of this thread alone.
+        os.sched_setaffinity(0, few)
+        servers.run(notes)
+        found.append(os.sched_getaffinity(0))
 
-        thread = threading.Thread(target=run)
-        thread.start()
-        notes.wait_for("process ", count)
-        servers.stop()
-        thread.join(BOUND_S)
-        found = [
-            set(json.loads(line.partition(": ")[2])) for line in notes.lines if line.startswith("process ")
-        ]
-        if pin and count <= len(there):
-            assert sum(map(len, found)) == len(there)
-            assert set().union(*found) == there
-            assert max(map(len, found)) - min(map(len, found)) <= 1
-        else:
-            assert found == [there] * count
-        # What starts them keeps to none.
-        assert after == [there]
+    thread = threading.Thread(target=run)
+    thread.start()
+    notes.wait_for("process ", count)
+    servers.stop()
+    thread.join(BOUND_S)
+    # What starts them keeps to none of the shares.
+    assert found == [few]
+    told = [set(json.loads(line.partition(": ")[2])) for line in notes.lines if line.startswith("process ")]
+    own = "each on processors of its own"
+    if pin and count <= len(few):
+        assert own in notes.lines[1]
+        assert sum(map(len, told)) == len(few)
+        assert set().union(*told) == few
+    else:
+        assert own not in notes.lines[1]
+        assert told == [few] * count
+
+
+def test_processors_with_a_cache_in_common_go_to_one_process(tmp_path):
+    # Two packages of two cores of two threads each, numbered as Linux does: thread by thread, packages in turn.
+    for number in range(8):
+        folder = tmp_path / f"cpu{number}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "physical_package_id").write_text(f"{number % 2}\n")
+        (folder / "core_id").write_text(f"{number // 2 % 2}\n")
+    assert shares(2, range(8), tmp_path) == [[0, 4, 2, 6], [1, 5, 3, 7]]
+    assert shares(4, range(8), tmp_path) == [[0, 4], [2, 6], [1, 5], [3, 7]]
+    assert shares(3, range(8), tmp_path) == [[0, 4], [2, 6, 1], [5, 3, 7]]
+    # Of those that it may use; by their numbers where nothing is told of them.
+    assert shares(2, {1, 4, 6}, tmp_path) == [[4], [6, 1]]
+    assert shares(2, [3, 0, 2, 1], tmp_path / "nosuch") == [[0, 1], [2, 3]]
+    assert shares(9, range(8), tmp_path) == [[]] * 9
 
 
 ENDS = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit({code})); "

@@ -11,14 +11,14 @@ from torch import nn
 
 COLUMNS = 39
 DIM = 16
+# As many as there are numbers in the requests.
 ROWS = 1_000_000
-HIDDEN = (400, 400)
 
 
 class DeepFM(nn.Module):
     """Guo et al. 2017, without first-order weights; ids are numbered from 0 beforehand."""
 
-    def __init__(self, hidden: tuple[int, ...] = HIDDEN) -> None:
+    def __init__(self, hidden: tuple[int, ...] = (400, 400)) -> None:
         super().__init__()
         self.table = nn.Embedding(ROWS, DIM)
         nn.init.normal_(self.table.weight, std=0.01)

@@ -136,11 +136,13 @@ def serve(
         ),
     ] = 1,
     pin: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            help="Keep each of several processes to processors of its own; not where other work is pinned to the same."
+            "--pin/--no-pin",
+            help="Keep each of several processes to processors of its own, if there are as many.",
+            show_default="yes, but beside a trainer",
         ),
-    ] = True,
+    ] = None,
     retention_rows: Annotated[
         int | None, typer.Option(metavar="ROWS", help="Drop examples of a log once so many came after them.")
     ] = None,
@@ -265,6 +267,7 @@ def _serve_in_processes(context: typer.Context, directories: Mapping[str, Path],
     options = context.params
     ports = {"REST": options["rest_port"], "gRPC": options["grpc_port"], "Flight": options["flight_port"]}
     drain = options["drain"]
+    beside = options["beside"]
 
     def command(one: Member, found: Mapping[str, int]) -> list[str]:
         changed = {
@@ -285,9 +288,9 @@ def _serve_in_processes(context: typer.Context, directories: Mapping[str, Path],
         host=options["host"],
         ports={wire: port for wire, port in ports.items() if port >= 0},
         drain_s=drain,
-        pin=options["pin"],
+        # A trainer on the same processors moves from one to another, and servers have to make room.
+        pin=not beside if options["pin"] is None else options["pin"],
     )
-    beside = options["beside"]
     if beside:
         threading.Thread(target=_stop_with_parent, args=(servers,), daemon=True).start()
     with closing(Saying(_STANDARD_OUTPUT)) as out:
@@ -311,6 +314,8 @@ def _texts(context: typer.Context, options: Mapping[str, Any]) -> list[str]:
             last += map(str, values)
         elif value is True:
             texts.append(parameter.opts[0])
+        elif value is False and parameter.secondary_opts:
+            texts.append(parameter.secondary_opts[0])
         elif value is not None and value is not False:
             texts += [f"{parameter.opts[0]}={one}" for one in values]
     return [*texts, *last]

@@ -235,9 +235,11 @@ def _kept_to(processors: Collection[int]) -> Iterator[None]:
     """Keep this thread, and so what it starts, to some processors, if any are named and they are there."""
     before = os.sched_getaffinity(0)
     if processors:
-        # They may have been taken from this process meanwhile.
-        with suppress(OSError):
+        try:
             os.sched_setaffinity(0, processors)
+        except OSError as error:
+            # They were taken from this process meanwhile.
+            _log.warning("the server is not kept to the processors %s: %s", processors, error)
     try:
         yield
     finally:

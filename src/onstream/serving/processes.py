@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 from onstream.errors import JobError
 from onstream.serving.beside import Beside, Status
 from onstream.serving.ports import SHARED, held
+from onstream.serving.processors import shares
 from onstream.serving.settings import Member
 from onstream.trainer.signals import stopped_by_signals
 
@@ -44,8 +44,8 @@ class Processes:
     drain_s : float
         How long each may take to end.
     pin : bool
-        Keep each to processors of its own, if there are enough: what the threads of an interpreter share stays in the
-        caches of one. Other work of the machine should not be pinned to the same ones.
+        Keep each to processors of its own, if there are as many. What the threads of an interpreter share then stays in
+        their caches; other work that is pinned to the same ones has no way out, and neither have these.
 
     Notes
     -----
@@ -109,11 +109,12 @@ class Processes:
             ports = parts.enter_context(held(self._host, self._ports))
             members = [Member(folder, number) for number in range(1, self._count + 1)]
             # What they say on standard error stays there: warnings, and the access log if that is where it goes.
+            own = shares(self._count, os.sched_getaffinity(0) if self._pin else ())
             servers = [
-                Beside(self._command(one, ports), drain_s=self._drain_s, errors=False, processors=own)
-                for one, own in zip(members, self._processors(), strict=True)
+                Beside(self._command(one, ports), drain_s=self._drain_s, errors=False, processors=processors)
+                for one, processors in zip(members, own, strict=True)
             ]
-            heard = _Heard(say, self._count)
+            heard = _Heard(say, self._count, pinned=all(own))
             try:
                 for member, server in zip(members, servers, strict=True):
                     server.start(partial(heard, member.number))
@@ -125,15 +126,6 @@ class Processes:
                 bound_s = time.monotonic() + self._drain_s + _GRACE_S
                 finished = [server.join(max(0.0, bound_s - time.monotonic())) for server in servers]
         return all(finished)
-
-    def _processors(self) -> list[list[int]]:
-        """Return the processors that each keeps to; none where they share all."""
-        there = sorted(os.sched_getaffinity(0))
-        if not self._pin or len(there) < self._count:
-            return [[]] * self._count
-        # Neighbours share more of the caches.
-        ends = [len(there) * i // self._count for i in range(self._count + 1)]
-        return [there[begin:end] for begin, end in pairwise(ends)]
 
     def _watch(
         self, servers: Sequence[Beside], heard: _Heard, status: Callable[[Status], None] | None
@@ -155,9 +147,10 @@ class Processes:
 class _Heard:
     """What processes say, by the number of each; where they listen is said once, before all else."""
 
-    def __init__(self, say: Callable[[str], None], count: int) -> None:
+    def __init__(self, say: Callable[[str], None], count: int, *, pinned: bool) -> None:
         self._say = say
         self._count = count
+        self._pinned = ", each on processors of its own" if pinned else ""
         self._where = ""
         self._waiting: list[str] | None = []
         self._changed = threading.Condition()
@@ -180,7 +173,11 @@ class _Heard:
         with self._changed:
             self._changed.wait_for(lambda: self._where)
             alone = "; Flight is the first one's" if "Flight" in self._where and self._count > 1 else ""
-            for line in (self._where, f"{self._count} processes share that{alone}", *(self._waiting or ())):
+            for line in (
+                self._where,
+                f"{self._count} processes share that{self._pinned}{alone}",
+                *(self._waiting or ()),
+            ):
                 self._say(line)
             self._waiting = None
 

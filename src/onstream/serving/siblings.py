@@ -78,7 +78,7 @@ def _labelled(text: str, number: int) -> str:
 
 def _lines(text: str) -> list[str]:
     """Return the lines, of which Prometheus knows one end only: labels may hold all else."""
-    return [f"{line}\n" for line in text.removesuffix("\n").split("\n")]
+    return [f"{line}\n" for line in text.split("\n")[:-1]]
 
 
 def _with_label(line: str, label: str) -> str:

@@ -32,7 +32,7 @@ class Table:
         When it loses it; None means never.
     seed : int
     threads : int, optional
-        Default: one per processor, at most 16.
+        Default: one per processor that this process may use, at most 16.
 
     Notes
     -----
