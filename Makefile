@@ -4,11 +4,10 @@ PYTHON := $(VENV)/bin/python
 PIP := $(VENV)/bin/pip install --quiet --constraint constraints.txt
 STAMP := $(VENV)/.installed
 CORE := $(wildcard src/core/*) CMakeLists.txt pyproject.toml
-# Tests of what people and other programs see of a job, and of jobs and what they read.
-EDGES := tests/cli tests/serving
-JOBS := tests/evolution tests/feedback tests/jobs tests/streams
+# Tests of the command line, and of what jobs read from and answer to.
+EDGES := tests/cli tests/serving tests/streams
 
-.PHONY: demo test test-edges test-jobs test-parts test-all check bench docs format clean
+.PHONY: demo test test-edges test-parts test-all check bench docs format clean
 
 # A year of departures is sent in, and arrivals as they come hours later; predictions are asked for, and a model learns
 # and serves meanwhile.
@@ -18,20 +17,17 @@ demo: $(STAMP)  ## watch it learn and serve; stop it with Ctrl-C, run it again: 
 	trap "kill $$sender 2> /dev/null || true" EXIT; \
 	$(VENV)/bin/onstream run examples/flights_join.py || test $$? -eq 130
 
-# In three parts at once, for two processors: tests of processes wait for them a quarter of their time. Arrow Flight by
-# itself: the standard clients bring gevent and a second gRPC into the process of the tests.
+# In two halves at once, as most tests keep one processor busy: the edges of a job, and the parts it is made of. Arrow
+# Flight by itself: the standard clients bring gevent and a second gRPC into the process of the tests.
 test: $(STAMP)  ## all tests but the long ones
-	$(MAKE) --jobs 3 --output-sync=line test-edges test-jobs test-parts
+	$(MAKE) --jobs 2 --output-sync=line test-edges test-parts
 
 test-edges:
 	$(PYTHON) -m pytest $(EDGES) --ignore-glob='*/test_flight*'
 	$(PYTHON) -m pytest tests/serving/test_flight*.py
 
-test-jobs:
-	$(PYTHON) -m pytest $(JOBS)
-
 test-parts:
-	$(PYTHON) -m pytest $(patsubst %,--ignore %,$(EDGES) $(JOBS))
+	$(PYTHON) -m pytest $(EDGES:%=--ignore %)
 
 test-all: $(STAMP)  ## every test
 	$(PYTHON) -m pytest -m "long or not long" --hypothesis-profile thorough --ignore-glob='*/test_flight*'
