@@ -85,6 +85,11 @@ def numbered(ids: Ids, vocabulary: int = 1_000_000) -> Ids:
     return (keys(ids) % np.uint64(vocabulary)).astype(np.int64)
 
 
+def candidates(requests: int, rows: int) -> list[Ids]:
+    """Return the ids that some requests ask for: int64 (rows, columns) each, as those of `numbered_file`."""
+    return np.split(numbered(zipf_ids(requests * rows, len(COLUMNS), seed=1)), requests)
+
+
 def dense(ids: Ids) -> tuple[Ids, int]:
     """Number the distinct ids of all columns from 0: what a table of fixed size must be given.
 
@@ -179,6 +184,17 @@ def criteo_file(form: str, rows: int, *, vocabulary: int = 1_000_000, seed: int 
     write = {"tsv": write_tsv, "parquet": write_parquet, "arrow": write_arrow, "vw": write_vw}[form]
     name = f"criteo-{rows}-{vocabulary}-{seed}.{form}"
     return cached(name, lambda path: write(criteo(rows, vocabulary=vocabulary, seed=seed), path))
+
+
+def numbered_file(rows: int, *, vocabulary: int = 1_000_000, seed: int = 0) -> Path:
+    """Return an Arrow file of examples with `label`, and the ids of `criteo` as `numbered` gives them."""
+
+    def write(path: Path) -> None:
+        ids = zipf_ids(rows, len(COLUMNS), vocabulary=vocabulary, seed=seed)
+        columns = dict(zip(COLUMNS, map(pa.array, numbered(ids, vocabulary).T), strict=True))
+        write_arrow(pa.table({"label": labels(ids, seed=seed).astype(np.int8), **columns}), path)
+
+    return cached(f"numbered-{rows}-{vocabulary}-{seed}.arrow", write)
 
 
 def write_tsv(table: pa.Table, path: Path) -> None:

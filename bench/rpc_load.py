@@ -18,7 +18,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.grpc._utils import _get_inference_request
 
-from bench.data import COLUMNS, numbered, zipf_ids
+from bench.data import COLUMNS, candidates
 from bench.processes import answer_of
 
 BODIES = 64
@@ -35,7 +35,7 @@ def drive(port: int, model: str, clients: int, seconds: float, *, columns: bool)
 def requests(model: str, form: str) -> list[bytes]:
     """Return serialized requests: one tensor a column, or one for all of them."""
     made = []
-    for ids in np.split(numbered(zipf_ids(BODIES * ROWS, len(COLUMNS), seed=1)), BODIES):
+    for ids in candidates(BODIES, ROWS):
         tensors = dict(zip(COLUMNS, ids.T, strict=True)) if form == "columns" else {"ids": ids}
         inputs = []
         for name, values in tensors.items():

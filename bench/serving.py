@@ -19,15 +19,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import tritonclient.http as triton
 
 from bench.common import Figure
-from bench.data import COLUMNS, FOLDER, cached, labels, numbered, write_arrow, zipf_ids
+from bench.data import COLUMNS, FOLDER, candidates, numbered_file
 from bench.deepfm import DeepFM
 from bench.processes import answer_of, free_port, ready, served, started
 from bench.rpc_load import drive
 from onstream import Adagrad, Files, Id, Job, Label, Torch
+from onstream.learners.bfloat import has_bfloat16
 
 TRAINED_ROWS = 131_072
 CANDIDATES = 100
@@ -92,13 +92,18 @@ def drive_rest(target: Target, clients: int, seconds: float = SECONDS) -> Load:
     return Load(rate, counts["p50_us"] / 1e3, counts["p99_us"] / 1e3, counts["errors"])
 
 
+def asked(rows: int = CANDIDATES) -> Sequence[np.ndarray]:
+    """Return the ids of the requests, in the order in which they are sent: int64 (rows, columns) each."""
+    return candidates(BODIES, rows)
+
+
 # ------------------------------------------------------------------------------------------------ ours
 
 
 def trained(directory: Path, precision: str = "bf16") -> Path:
     """Train the DeepFM of `bench.deepfm` and return its model directory."""
     job = Job(
-        Files(cached(f"numbered-{TRAINED_ROWS}-1000000-0.arrow", write_numbered)),
+        Files(numbered_file(TRAINED_ROWS)),
         [*(Id(name) for name in COLUMNS), Label("label")],
         Torch(DeepFM, optimizer="adagrad", lr=0.01, precision=precision),
         directory,
@@ -107,13 +112,6 @@ def trained(directory: Path, precision: str = "bf16") -> Path:
     )
     job.train()
     return directory
-
-
-def write_numbered(path: Path) -> None:
-    """Write examples to learn from, with ids such as those of `candidates`."""
-    ids = zipf_ids(TRAINED_ROWS, len(COLUMNS))
-    columns = dict(zip(COLUMNS, map(pa.array, numbered(ids).T), strict=True))
-    write_arrow(pa.table({"label": labels(ids).astype(np.int8), **columns}), path)
 
 
 def triton_inputs(ids: np.ndarray) -> list[triton.InferInput]:
@@ -127,9 +125,7 @@ def triton_inputs(ids: np.ndarray) -> list[triton.InferInput]:
 
 def binary_target(port: int, rows: int = CANDIDATES) -> Target:
     """Return requests with the binary tensor extension, as tritonclient writes them by default."""
-    made = [
-        triton.InferenceServerClient.generate_request_body(triton_inputs(ids)) for ids in candidates(rows)
-    ]
+    made = [triton.InferenceServerClient.generate_request_body(triton_inputs(ids)) for ids in asked(rows)]
     sizes = {size for _, size in made}
     assert len(sizes) == 1, "every request has a header of the same length"
     headers = (
@@ -148,7 +144,7 @@ def json_target(port: int) -> Target:
         return json.dumps({"inputs": inputs}).encode()
 
     headers = (("Content-Type", "application/json"),)
-    return Target(port, "/v2/models/deepfm/infer", headers, tuple(map(body, candidates())))
+    return Target(port, "/v2/models/deepfm/infer", headers, tuple(map(body, asked())))
 
 
 # ----------------------------------------------------------------------------------------------- peers
@@ -197,7 +193,7 @@ def mlserver(workers: int) -> Iterator[tuple[Target, int]]:
                 return json.dumps({"inputs": [data]}).encode()
 
             headers = (("Content-Type", "application/json"),)
-            yield Target(rest, "/v2/models/deepfm/infer", headers, tuple(map(body, candidates()))), grpc
+            yield Target(rest, "/v2/models/deepfm/infer", headers, tuple(map(body, asked()))), grpc
 
 
 @contextlib.contextmanager
@@ -211,7 +207,7 @@ def litserve(workers: int) -> Iterator[Target]:
             return json.dumps({"ids": base64.b64encode(ids.tobytes()).decode()}).encode()
 
         headers = (("Content-Type", "application/json"),)
-        yield Target(port, "/predict", headers, tuple(map(body, candidates())))
+        yield Target(port, "/predict", headers, tuple(map(body, asked())))
 
 
 @contextlib.contextmanager
@@ -225,11 +221,6 @@ def bare() -> Iterator[int]:
 
 
 # --------------------------------------------------------------------------------------------- figures
-
-
-def candidates(rows: int = CANDIDATES) -> Sequence[np.ndarray]:
-    """Return the ids of some requests: int64 (rows, columns), from Zipf's law as in training."""
-    return np.split(numbered(zipf_ids(BODIES * rows, len(COLUMNS), seed=1)), BODIES)
 
 
 def median(loads: Sequence[Load]) -> Load:
@@ -317,10 +308,11 @@ def alone(directory: Path) -> None:
         ratio = statistics.median(a.rows_per_s / b.rows_per_s for a, b in turns)
         name = "each process on processors of its own, 8 clients, REST binary"
         Figure(name, pinned.rows_per_s, "rows/s", "--no-pin", free.rows_per_s, ratio).report()
+    precision = "bf16" if has_bfloat16() else "float32 (this processor would emulate bf16)"
     with served(directory, core=0) as ports:
         loads = [drive_rest(binary_target(ports.rest, 500), 2) for _ in range(ROUNDS)]
         Figure(
-            "500 rows a request, bf16, REST binary, server on one core",
+            f"500 rows a request, {precision}, REST binary, server on one core",
             median(loads).rows_per_s,
             "rows/s",
             goal=">= 100000",

@@ -1,4 +1,4 @@
-"""The least server that could answer: it reads a request, runs the network's hidden layers, and sends as many bytes.
+"""The least server that could answer: it reads a request, runs the network's layers, and sends as many bytes.
 
 What it takes is the machine's: no tables, no checks, no joining of requests. Run it: python bare.py PORT PROCESSES
 """

@@ -140,7 +140,7 @@ def serve(
         typer.Option(
             "--pin/--no-pin",
             help="Keep each of several processes to processors of its own, if there are as many.",
-            show_default="yes, but beside a trainer",
+            show_default="yes, except beside a trainer",
         ),
     ] = None,
     retention_rows: Annotated[

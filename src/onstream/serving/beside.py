@@ -232,20 +232,22 @@ class Beside:
 
 @contextmanager
 def _kept_to(processors: Collection[int]) -> Iterator[None]:
-    """Keep this thread, and so what it starts, to some processors, if any are named and they are there."""
+    """Keep this thread, and so what it starts meanwhile, to some processors, if any are named."""
+    if not processors:
+        yield
+        return
     before = os.sched_getaffinity(0)
-    if processors:
-        try:
-            os.sched_setaffinity(0, processors)
-        except OSError as error:
-            # They were taken from this process meanwhile.
-            _log.warning("the server is not kept to the processors %s: %s", processors, error)
+    try:
+        os.sched_setaffinity(0, processors)
+    except OSError as error:
+        # They were taken from this process meanwhile.
+        _log.warning("the server is not kept to the processors %s: %s", processors, error)
     try:
         yield
     finally:
-        if processors:
-            with suppress(OSError):
-                os.sched_setaffinity(0, before)
+        # So may those before have been; the system has put others in their place.
+        with suppress(OSError):
+            os.sched_setaffinity(0, before)
 
 
 def _numbers(text: str) -> Status | None:

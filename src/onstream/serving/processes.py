@@ -108,8 +108,8 @@ class Processes:
             folder = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="onstream-")))
             ports = parts.enter_context(held(self._host, self._ports))
             members = [Member(folder, number) for number in range(1, self._count + 1)]
-            # What they say on standard error stays there: warnings, and the access log if that is where it goes.
             own = shares(self._count, os.sched_getaffinity(0) if self._pin else ())
+            # What they say on standard error stays there: warnings, and the access log if that is where it goes.
             servers = [
                 Beside(self._command(one, ports), drain_s=self._drain_s, errors=False, processors=processors)
                 for one, processors in zip(members, own, strict=True)
